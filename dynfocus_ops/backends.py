@@ -1,0 +1,129 @@
+"""Which backend runs an op: one predicate per backend filters the automatic choice and explains a refusal.
+
+Asking order: the op's `backend=` argument, then `with use_backend(name):`, then the environment variable DYNFOCUS_BACKEND, then the
+fastest backend whose predicate passes. A backend asked for by name either runs or raises; only the automatic choice moves on, and it logs
+what it took and why.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from dynfocus_ops import native
+
+logger = logging.getLogger("dynfocus_ops")
+
+CPU_OPS = frozenset({"dpc_knn", "cluster_mean"})
+CPU_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
+
+_context = threading.local()
+_said: set[tuple[object, ...]] = set()
+
+
+def can_run_reference(op: str, x: Tensor) -> str | None:
+    """None: plain torch runs every op on every device and dtype."""
+    return None
+
+
+def can_run_cpu(op: str, x: Tensor) -> str | None:
+    """None if the native CPU kernel of `op` can take `x`, else the reason why not."""
+    if op not in CPU_OPS:
+        return f"{op} has no native CPU kernel"
+    if x.device.type != "cpu":
+        return f"x is on {x.device}, the native CPU kernels need a CPU tensor"
+    if x.dtype not in CPU_DTYPES:
+        return f"x is {x.dtype}, the native CPU kernels take float32, bfloat16 and float16"
+    try:
+        native.load()
+    except native.NativeUnavailable as unavailable:
+        _warn_once(str(unavailable))
+        return str(unavailable)
+    return None
+
+
+# Fastest first.
+BACKENDS: dict[str, Callable[[str, Tensor], str | None]] = {"cpu": can_run_cpu, "reference": can_run_reference}
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Runs the ops called inside, in this thread, on the backend `name` unless they name one themselves.
+
+    Raises:
+        ValueError: if there is no backend of that name.
+    """
+    _check_name(name, "name")
+    previous = getattr(_context, "name", "auto")
+    _context.name = name
+    try:
+        yield
+    finally:
+        _context.name = previous
+
+
+def select_backend(op: str, requested: str, x: Tensor) -> str:
+    """The backend that runs `op` on `x`: a key of BACKENDS.
+
+    Args:
+        op: the op's name, such as "dpc_knn".
+        requested: "auto", or the name of a backend.
+        x: the op's main input; its device and dtype decide.
+
+    Raises:
+        ValueError: if a name, or DYNFOCUS_BACKEND, is no backend.
+        RuntimeError: if the backend asked for by name cannot run `op` on `x`, with the reason.
+    """
+    name, asked_by = _requested(requested)
+    if name != "auto":
+        reason = BACKENDS[name](op, x)
+        if reason is not None:
+            raise RuntimeError(f"backend {name!r} ({asked_by}) cannot run {op}: {reason}")
+        _log_once(op, name, x, asked_by)
+        return name
+
+    refusals = []
+    for name, can_run in BACKENDS.items():
+        reason = can_run(op, x)
+        if reason is None:
+            _log_once(op, name, x, "; ".join(refusals) or "the fastest")
+            return name
+        refusals.append(f"not {name}: {reason}")
+    raise RuntimeError(f"no backend can run {op}: {'; '.join(refusals)}")
+
+
+def _requested(argument: str) -> tuple[str, str]:
+    """The name asked for, or "auto", and who asked."""
+    sources = (
+        (argument, "backend="),
+        (getattr(_context, "name", "auto"), "use_backend"),
+        (os.environ.get("DYNFOCUS_BACKEND") or "auto", "DYNFOCUS_BACKEND"),
+    )
+    for name, source in sources:
+        _check_name(name, source)
+        if name != "auto":
+            return name, source
+    return "auto", "auto"
+
+
+def _check_name(name: str, source: str) -> None:
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"{source} is {name!r}, it must be one of {['auto', *BACKENDS]}")
+
+
+def _log_once(op: str, backend: str, x: Tensor, why: str) -> None:
+    key = (op, backend, x.device.type, x.dtype)
+    if key not in _said:
+        _said.add(key)
+        logger.info("%s on %s %s runs on backend %r (%s)", op, x.device.type, x.dtype, backend, why)
+
+
+def _warn_once(message: str) -> None:
+    """A missing library makes everything slower: visible without any logging set-up, unlike the INFO lines."""
+    if (message,) not in _said:
+        _said.add((message,))
+        logger.warning("the ops run in plain torch: %s", message)
