@@ -1,0 +1,185 @@
+"""The connector: patch features of videos and a question in, a few visual tokens out. Imports torch and dynfocus_ops only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import dynfocus_ops
+from dynfocus.cooperative_encoding import Cones, Projector, Rods, SpatialPrototypes
+from dynfocus.event_prototypes import EventPrototypes
+from dynfocus.token_budget import TokenPlan, plan_tokens
+
+
+@dataclass(frozen=True)
+class ConnectorSettings:
+    """What shapes the connector; defaults are the paper's where it says, our reading of it elsewhere.
+
+    num_events, key_ratio: L and K / L.
+    pool_size: an event prototype has pool_size² tokens.
+    temporal_neighbors: k of the temporal density. temporal: "dpc_knn" | "kmeans".
+    temporal_scale: squared frame distances over "patches" (the paper's) | "channels".
+    spatial_levels: (num_clusters, k) of each level. spatial_group: "level" | "tree". spatial_gate: None | "softmax" | "sigmoid".
+    rods_source: the rods look at the spatial "prototypes" G_t (the paper's) | at all "patches".
+    scorer: "mlp" | "predictor_lg". share_projector: one projector for cones and the average token, and a linear
+    layer for the text-modulated one, as in the released code.
+    sigma, num_samples, selection_gradient: of the perturbed maximum.
+    max_visual_tokens: no video costs more; K, then L, shrink to keep it.
+    """
+
+    num_events: int = 25
+    key_ratio: float = 0.8
+    pool_size: int = 4
+    temporal_neighbors: int = 8
+    temporal: str = "dpc_knn"
+    temporal_scale: str = "patches"
+    spatial_levels: Sequence[Sequence[int]] = ((16, 8), (6, 3))
+    spatial_group: str = "level"
+    spatial_gate: str | None = None
+    rods_source: str = "prototypes"
+    scorer: str = "mlp"
+    share_projector: bool = False
+    sigma: float = 0.1
+    num_samples: int = 500
+    selection_gradient: str = "full"
+    max_visual_tokens: int = 2048
+
+    def __post_init__(self):
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} is {value!r} but must be one of {', '.join(map(repr, allowed))}")
+        for name in ("num_events", "pool_size", "temporal_neighbors", "num_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)} but must be at least 1")
+        if not 0 < self.key_ratio <= 1:
+            raise ValueError(f"key_ratio is {self.key_ratio} but must be in (0, 1]")
+        if not self.sigma > 0:
+            raise ValueError(f"sigma is {self.sigma} but must be positive")
+        if not self.spatial_levels or any(len(level) != 2 or min(level) < 1 for level in self.spatial_levels):
+            raise ValueError(f"spatial_levels is {self.spatial_levels} but must be pairs (num_clusters, k), each at least 1")
+        if (self.spatial_group == "tree" or self.spatial_gate) and len(self.spatial_levels) != 2:
+            raise ValueError(f"spatial_levels is {self.spatial_levels} but a tree or a gate needs exactly two levels")
+
+    @property
+    def fine_tokens(self) -> int:
+        """Tokens a key frame costs besides its rods: event tokens and spatial prototypes."""
+        return self.pool_size**2 + sum(num_clusters for num_clusters, _ in self.spatial_levels)
+
+    def plan(self, num_frames: int, budget: int | None = None) -> TokenPlan:
+        """The token counts of a video of `num_frames` frames within `budget` (max_visual_tokens unless given)."""
+        budget = self.max_visual_tokens if budget is None else budget
+        return plan_tokens(
+            num_frames, num_events=self.num_events, key_ratio=self.key_ratio, fine_tokens=self.fine_tokens, budget=budget
+        )
+
+
+_CHOICES = {
+    "temporal": ("dpc_knn", "kmeans"),
+    "temporal_scale": ("patches", "channels"),
+    "spatial_group": ("level", "tree"),
+    "spatial_gate": (None, "softmax", "sigmoid"),
+    "rods_source": ("prototypes", "patches"),
+    "scorer": ("mlp", "predictor_lg"),
+    "selection_gradient": ("full", "diagonal"),
+}
+
+
+@dataclass
+class ConnectorOutput:
+    """Visual tokens of a batch of videos packed along dim 0, and what was found on the way."""
+
+    tokens: Tensor  # [ΣN, D], video after video, frames in time order, a key frame's cones before its rods
+    key_index: Tensor  # [ΣK] int64, rows of the packed frames
+    assignment: Tensor  # [ΣT] int64, event of each frame, numbered through the batch in time order
+    event_frames: Tensor  # [ΣL] int64, rows of the packed frames
+    scores: Tensor  # [ΣL] fp32
+    rods_attention: Tensor | None  # [ΣT, N], where the rods looked, only when asked for
+
+
+class DynFocusConnector(nn.Module):
+    """The dynamic cooperative network of DynFocus (CVPR 2025, arXiv 2411.12355): DPE, then CCE, without transformers.
+
+    O_t = b_t (U_fine ‖ U_coarse) + (1 − b_t) U_coarse: every frame has its two rods tokens, key frames have
+    their cones before them.
+
+    Args:
+        channels: C of the patch features.
+        text_channels: width of the text features.
+        hidden_size: D of the language model's embeddings.
+        settings: see `ConnectorSettings`.
+    """
+
+    def __init__(
+        self, channels: int, text_channels: int, hidden_size: int, settings: ConnectorSettings | None = None
+    ):
+        super().__init__()
+        self.settings = settings = settings or ConnectorSettings()
+        self.events = EventPrototypes(
+            channels,
+            pool_size=settings.pool_size,
+            neighbors=settings.temporal_neighbors,
+            temporal=settings.temporal,
+            temporal_scale=settings.temporal_scale,
+            scorer=settings.scorer,
+            sigma=settings.sigma,
+            num_samples=settings.num_samples,
+            gradient=settings.selection_gradient,
+        )
+        self.spatial = SpatialPrototypes(settings.spatial_levels, settings.spatial_group, settings.spatial_gate)
+        fine = Projector(channels, hidden_size)
+        if settings.share_projector:
+            coarse_text, coarse_average = nn.Linear(channels, hidden_size), fine
+        else:
+            coarse_text = coarse_average = Projector(channels, hidden_size)
+        self.cones = Cones(fine)
+        self.rods = Rods(channels, text_channels, coarse_text, coarse_average)
+
+    def forward(
+        self,
+        patches: Tensor,
+        plans: Sequence[TokenPlan],
+        text: Tensor,
+        frame_text: Tensor,
+        text_mask: Tensor | None = None,
+        output_attention: bool = False,
+    ) -> ConnectorOutput:
+        """Args:
+        patches: [ΣT, N, C] patch features of all videos' frames, without class tokens; N a square.
+        plans: one per video (`ConnectorSettings.plan`), their num_frames adding up to ΣT.
+        text: [B, Q, text_channels] text features.
+        frame_text: [ΣT] int64, the row of `text` each frame is asked about.
+        text_mask: [B, Q] bool, False where `text` is padding.
+        output_attention: also return where the rods looked.
+
+        Raises:
+            ValueError: the plans do not add up to ΣT, or N is no square.
+        """
+        if (total := sum(plan.num_frames for plan in plans)) != patches.shape[0]:
+            raise ValueError(f"plans cover {total} frames but patches has {patches.shape[0]}")
+        if round(patches.shape[1] ** 0.5) ** 2 != patches.shape[1]:
+            raise ValueError(f"patches has {patches.shape[1]} patches a frame but must have a square number")
+        events = self.events(patches, plans)
+        if self.settings.rods_source == "patches":
+            fine_spatial, _ = self.spatial(patches[events.key_index])
+            rods_tokens, assignments = patches, []
+        else:
+            rods_tokens, assignments = self.spatial(patches)
+            fine_spatial = rods_tokens[events.key_index]
+        fine = self.cones(events.event_tokens, fine_spatial)
+        coarse = self.rods(rods_tokens, text, frame_text, text_mask)
+        tokens, _ = dynfocus_ops.pack_frame_tokens(fine, coarse, events.key_index)
+        attention = None
+        if output_attention:
+            weights = self.rods.attention(rods_tokens, text, frame_text, text_mask)
+            attention = self.spatial.patch_weights(weights, assignments) if assignments else weights
+        return ConnectorOutput(
+            tokens, events.key_index, events.assignment, events.event_frames, events.scores, attention
+        )
+
+
+def frame_rows(num_frames: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """[ΣT] int64: the video each packed frame belongs to."""
+    return torch.arange(len(num_frames), device=device).repeat_interleave(
+        torch.tensor(num_frames, device=device), output_size=sum(num_frames)
+    )

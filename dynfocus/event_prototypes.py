@@ -1,0 +1,112 @@
+"""Dynamic Event Prototype estimation (DPE): which frames of a video get fine detail. Imports torch and dynfocus_ops only."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import dynfocus_ops
+from dynfocus.scorers import SCORERS, min_max_scaled
+from dynfocus.temporal_clustering import TemporalEvents, dpc_knn_events, kmeans_events
+from dynfocus.token_budget import TokenPlan
+
+
+class KeyEvents(NamedTuple):
+    """What DPE finds in a batch of videos packed along dim 0, every part in the order of time."""
+
+    key_index: Tensor  # [ΣK] int64, rows of the packed frames
+    event_tokens: Tensor  # [ΣK, P, C], the key frames' event prototypes h_t
+    assignment: Tensor  # [ΣT] int64, event of each frame, numbered through the batch
+    event_frames: Tensor  # [ΣL] int64, the frame that stands for each event
+    scores: Tensor  # [ΣL] fp32, on [0, 1] within each video
+
+
+class EventPrototypes(nn.Module):
+    """Spatial pooling → temporal DPC-KNN → L event prototypes → scores → top-K (DPE of DynFocus, arXiv 2411.12355).
+
+    In training the event tokens are the perturbed maximum's mixtures, P_σ m with
+    P_σ = E[argmax_P ⟨P, s + σZ⟩], through which the scorer learns from the language loss; whatever is indexed by
+    frame uses the hard top-K of the clean scores, the same as in evaluation.
+
+    Args:
+        channels: C of the patch features.
+        pool_size: frames are average-pooled to P = pool_size² patches before clustering.
+        neighbors: k of the density, clamped to the number of frames.
+        temporal: "dpc_knn" or "kmeans".
+        temporal_scale: squared frame distances are divided by "patches" (P, the paper's) or "channels" (P · C).
+        scorer: "mlp" or "predictor_lg".
+        sigma, num_samples, gradient: of `dynfocus_ops.perturbed_topk`. `sigma` may be changed during training.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        pool_size: int = 4,
+        neighbors: int = 8,
+        temporal: str = "dpc_knn",
+        temporal_scale: str = "patches",
+        scorer: str = "mlp",
+        sigma: float = 0.1,
+        num_samples: int = 500,
+        gradient: str = "full",
+    ):
+        super().__init__()
+        self.pool_size = pool_size
+        self.neighbors = neighbors
+        self.temporal = temporal
+        self.temporal_scale = temporal_scale
+        self.sigma = sigma
+        self.num_samples = num_samples
+        self.gradient = gradient
+        self.scorer = SCORERS[scorer](channels)
+
+    def forward(self, patches: Tensor, plans: Sequence[TokenPlan]) -> KeyEvents:
+        """Args:
+        patches: [ΣT, N, C] patch features of all videos' frames, N a square.
+        plans: one per video, their num_frames adding up to ΣT.
+        """
+        frames = self._pool(patches)
+        events = self._cluster(frames.flatten(1), plans)
+        prototypes = events.prototypes.unflatten(1, frames.shape[1:])
+        key_index, event_tokens, scores = [], [], []
+        events_per_video = [plan.num_events for plan in plans]
+        for plan, video, centers in zip(
+            plans, prototypes.split(events_per_video), events.centers.split(events_per_video), strict=True
+        ):
+            video_scores = min_max_scaled(self.scorer(video))
+            selected = _hard_topk(video_scores, plan.num_key_frames)
+            key_index.append(centers[selected])
+            event_tokens.append(self._select(video, video_scores, selected))
+            scores.append(video_scores)
+        return KeyEvents(
+            torch.cat(key_index), torch.cat(event_tokens), events.assignment, events.centers, torch.cat(scores)
+        )
+
+    def _pool(self, patches: Tensor) -> Tensor:
+        side = round(patches.shape[1] ** 0.5)
+        grid = patches.transpose(1, 2).unflatten(2, (side, side))
+        return F.adaptive_avg_pool2d(grid, self.pool_size).flatten(2).transpose(1, 2)
+
+    def _cluster(self, frames: Tensor, plans: Sequence[TokenPlan]) -> TemporalEvents:
+        num_frames = [plan.num_frames for plan in plans]
+        num_events = [plan.num_events for plan in plans]
+        if self.temporal == "kmeans":
+            return kmeans_events(frames, num_frames, num_events)
+        scale = float(self.pool_size**2) if self.temporal_scale == "patches" else None
+        return dpc_knn_events(frames, num_frames, num_events, self.neighbors, scale)
+
+    def _select(self, prototypes: Tensor, scores: Tensor, selected: Tensor) -> Tensor:
+        if not self.training:
+            return prototypes[selected]
+        indicators = dynfocus_ops.perturbed_topk(
+            scores[None], len(selected), num_samples=self.num_samples, sigma=self.sigma, grad=self.gradient
+        )[0]
+        return torch.einsum("kl,lpc->kpc", indicators.to(prototypes.dtype), prototypes)
+
+
+def _hard_topk(scores: Tensor, k: int) -> Tensor:
+    """Indices of the k highest scores, ascending; of equal scores the lower index wins."""
+    return scores.sort(descending=True, stable=True).indices[:k].sort().values

@@ -1,0 +1,46 @@
+"""Scorers of event prototypes: which events matter. Imports torch only."""
+
+import torch
+from torch import Tensor, nn
+
+
+class MLPScorer(nn.Module):
+    """s_l = U(Max(m_l) ‖ Avg(m_l)), an MLP on each event alone (DynFocus, CVPR 2025, arXiv 2411.12355)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(2 * channels), nn.Linear(2 * channels, channels), nn.GELU(), nn.Linear(channels, 1)
+        )
+
+    def forward(self, prototypes: Tensor) -> Tensor:
+        """prototypes [L, P, C] of one video → scores [L]."""
+        return self.mlp(torch.cat([prototypes.amax(1), prototypes.mean(1)], -1)).squeeze(-1)
+
+
+class LocalGlobalScorer(nn.Module):
+    """The released code's predictor: Avg ‖ Max, then half of the features see the whole video's mean."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        width = 2 * channels
+        self.in_conv = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
+        self.out_conv = nn.Sequential(
+            nn.Linear(width, channels), nn.GELU(), nn.Linear(channels, channels // 2), nn.GELU(), nn.Linear(channels // 2, 1)
+        )
+
+    def forward(self, prototypes: Tensor) -> Tensor:
+        """prototypes [L, P, C] of one video → scores [L]."""
+        features = self.in_conv(torch.cat([prototypes.mean(1), prototypes.amax(1)], -1))
+        local, context = features.chunk(2, -1)
+        return self.out_conv(torch.cat([local, context.mean(0, keepdim=True).expand_as(local)], -1)).squeeze(-1)
+
+
+SCORERS = {"mlp": MLPScorer, "predictor_lg": LocalGlobalScorer}
+
+
+def min_max_scaled(scores: Tensor) -> Tensor:
+    """Scores [L] of one video on [0, 1] in fp32, so that the perturbation's σ has a meaning; all equal gives 0."""
+    scores = scores.float()
+    low, high = scores.aminmax()
+    return (scores - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)

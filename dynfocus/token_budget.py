@@ -1,0 +1,71 @@
+"""How many visual tokens a video costs, and how many key frames a budget pays for."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TokenPlan:
+    """The token counts of one video: a pure function of its length, the settings and the budget.
+
+    A key frame costs `fine_tokens` (cones) besides the `RODS_TOKENS` that every frame costs, so a video costs
+    ``num_key_frames * fine_tokens + num_frames * RODS_TOKENS`` tokens.
+    """
+
+    num_frames: int
+    num_events: int
+    num_key_frames: int
+    fine_tokens: int
+
+    @property
+    def cones_tokens(self) -> int:
+        return self.num_key_frames * self.fine_tokens
+
+    @property
+    def rods_tokens(self) -> int:
+        return self.num_frames * RODS_TOKENS
+
+    @property
+    def num_tokens(self) -> int:
+        return self.cones_tokens + self.rods_tokens
+
+
+RODS_TOKENS = 2  # one text-modulated, one average: the two outputs of `dynfocus_ops.rods_pool`
+
+
+def plan_tokens(num_frames: int, *, num_events: int, key_ratio: float, fine_tokens: int, budget: int) -> TokenPlan:
+    """Solves the number of events L and of key frames K of a video of `num_frames` frames.
+
+    Without pressure L = min(num_events, num_frames) and K = ceil(key_ratio * L). Where that would pass the
+    budget, K is what is left after two tokens a frame, and L shrinks with it so that K / L stays at `key_ratio`.
+
+    Raises:
+        ValueError: `num_frames` < 1, or so many frames that the budget does not hold one key frame; the message
+            gives the largest number of frames that fits.
+    """
+    if num_frames < 1:
+        raise ValueError(f"num_frames is {num_frames} but must be at least 1")
+    affordable = (budget - num_frames * RODS_TOKENS) // fine_tokens
+    if affordable < 1:
+        raise ValueError(
+            f"num_frames is {num_frames} but must be at most {max_frames_within(budget, fine_tokens)}: every frame costs "
+            f"{RODS_TOKENS} tokens and a key frame {fine_tokens} more, and the budget is {budget} visual tokens"
+        )
+    events = min(num_events, num_frames)
+    key_frames = _ceil(key_ratio * events)
+    if key_frames > affordable:
+        key_frames = affordable
+        events = min(events, max(key_frames, math.floor(key_frames / key_ratio + _ROUNDING)))
+    return TokenPlan(num_frames, events, key_frames, fine_tokens)
+
+
+def max_frames_within(budget: int, fine_tokens: int) -> int:
+    """The longest video, in sampled frames, that leaves room for one key frame in `budget` tokens."""
+    return max(0, (budget - fine_tokens) // RODS_TOKENS)
+
+
+_ROUNDING = 1e-9  # keeps 0.8 * 25 = 20.000000000000004 from becoming 21
+
+
+def _ceil(value: float) -> int:
+    return max(1, math.ceil(value - _ROUNDING))
