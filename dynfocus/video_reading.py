@@ -1,0 +1,304 @@
+"""Read chosen frames of a video file: few decoded, fewer converted, in memory bounded by the result.
+
+The file's packets are scanned first (`video_timeline`). The wanted frames are then decoded forward, with a jump to a
+keyframe wherever that skips frames, and matched by presentation timestamp.
+"""
+
+import os
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from .video_timeline import Timeline, VideoError, check_file, decoded, open_video, scan_by_decoding, scan_packets
+
+__all__ = ["VideoClip", "VideoError", "read_video"]
+
+# Their frames are drawn over the ones before, all the way from the first, even where they are marked as keyframes.
+_CODECS_WITHOUT_KEYFRAMES = {"gif", "apng", "webp"}
+
+# Decoders that hide an error well enough for the frames drawn from it to be looked at.
+_CODECS_THAT_CONCEAL = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"}
+
+
+@dataclass(frozen=True)
+class VideoClip:
+    """Frames sampled from one video.
+
+    Attributes:
+        frames: uint8 [T, H, W, 3], RGB, upright (the file's rotation is applied).
+        timestamps: float64 [T], seconds from the video's first frame, increasing.
+        frame_indices: int64 [T], place of each frame in the file, in presentation order.
+        duration: seconds from the first frame to the end of the last.
+        total_frames: frames the file holds, or held before it was cut.
+        fps: average frames per second (0 for a single frame).
+        frames_lost: frames that could not be decoded where they were needed, or are cut off the file's end. A wanted
+            one is replaced by its nearest neighbour, under that one's own timestamp, or dropped where that is taken.
+        frames_damaged: how many of the T frames are drawn from a lost one and may be smeared; used only where no sound
+            frame is nearer than half the sampling step.
+        path: the file.
+    """
+
+    frames: NDArray[np.uint8]
+    timestamps: NDArray[np.float64]
+    frame_indices: NDArray[np.int64]
+    duration: float
+    total_frames: int
+    fps: float
+    frames_lost: int = 0
+    frames_damaged: int = 0
+    path: str = ""
+
+
+class _UnknownTimestampError(Exception):
+    """A decoded frame carries a timestamp that no packet had: the packets' timestamps cannot be trusted."""
+
+
+class _CannotJumpError(Exception):
+    """The container cannot be positioned at a keyframe that it holds."""
+
+
+def read_video(
+    path: str | os.PathLike,
+    *,
+    fps: float | None = 1.0,
+    num_frames: int | None = None,
+    min_frames: int = 1,
+    max_frames: int | None = None,
+    size: int | None = None,
+) -> VideoClip:
+    """Decode a sample of the frames of a video, an animation or a still image (a video of one frame).
+
+    Args:
+        path: any file PyAV reads.
+        fps: frames per second to sample, each the frame on screen at that time; None takes every frame.
+        num_frames: take this many frames (all, if there are fewer), evenly over the file's frames; overrides `fps`.
+        min_frames, max_frames: with `fps`, take this many evenly where the rate gives fewer or more.
+        size: scale frames down while decoding until the shorter side is this many pixels; never up.
+
+    Returns:
+        The clip. Memory is that of its frames and a few dozen bytes per frame of the file.
+
+    Raises:
+        VideoError: the file is missing, unreadable, no video, or not one of its frames can be decoded.
+        ValueError: an argument is out of range.
+    """
+    counts = {"num_frames": num_frames, "min_frames": min_frames, "max_frames": max_frames, "size": size}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}, must be at least 1")
+    if fps is not None and not 0 < fps < float("inf"):
+        raise ValueError(f"fps is {fps}, must be positive and finite")
+    if max_frames is not None and max_frames < min_frames:
+        raise ValueError(f"max_frames is {max_frames}, must be at least min_frames ({min_frames})")
+
+    file = os.fspath(path)
+    check_file(file)
+
+    def read(timeline: Timeline) -> VideoClip:
+        return _read(file, timeline, _sample(timeline, fps, num_frames, min_frames, max_frames), size)
+
+    try:
+        timeline = scan_packets(file)
+        try:
+            return read(timeline or scan_by_decoding(file))
+        except _UnknownTimestampError:
+            return read(scan_by_decoding(file))
+    except (OSError, av.error.FFmpegError) as error:
+        raise VideoError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def _sample(
+    timeline: Timeline, fps: float | None, num_frames: int | None, min_frames: int, max_frames: int | None
+) -> NDArray[np.int64]:
+    """Indices of the frames to read."""
+    total = len(timeline)
+    if num_frames is None:
+        indices = np.arange(total)
+        if fps is not None:
+            # Frame i is on screen at some g / fps, g an integer, if the first one from its start is before its end.
+            start = timeline.times - 0.5 * timeline.tick
+            end = np.append(start[1:], timeline.duration)
+            indices = np.flatnonzero(np.ceil(start * fps - 1e-6) < end * fps - 1e-6)
+        num_frames = max(len(indices), min_frames)
+        if max_frames is not None:
+            num_frames = min(num_frames, max_frames)
+        if len(indices) == num_frames:
+            return indices
+    count = min(num_frames, total)
+    # The middle frames of `count` equal parts: floor((i + 1/2) total / count).
+    return (2 * np.arange(count) + 1) * total // (2 * count)
+
+
+def _read(file: str, timeline: Timeline, targets: NDArray[np.int64], size: int | None) -> VideoClip:
+    """Decode the targets, or what is nearest to them in a broken file, until every chosen frame is known to decode."""
+    total = len(timeline)
+    can_jump = timeline.pts is not None and timeline.codec not in _CODECS_WITHOUT_KEYFRAMES
+    lost = np.zeros(total, dtype=bool)
+    damaged = np.zeros(total, dtype=bool)
+    pictures: dict[int, NDArray[np.uint8]] = {}
+    convert = _Converter(size)
+    chosen = targets
+    while missing := [index for index in chosen.tolist() if index not in pictures]:
+        try:
+            _decode(file, timeline, missing, convert, pictures, lost, can_jump)
+        except _CannotJumpError:
+            can_jump = False
+            continue
+        damaged = _drawn_from_lost(timeline, lost) & ~lost
+        if timeline.codec not in _CODECS_THAT_CONCEAL:
+            lost |= damaged
+            damaged[:] = False
+        if lost.all():
+            raise VideoError(f"{file}: not one of its frames can be decoded")
+        chosen = _nearest_usable(timeline, targets, lost, damaged)
+    frames = np.empty((len(chosen), *pictures[int(chosen[0])].shape), dtype=np.uint8)
+    for row, index in enumerate(chosen.tolist()):
+        frames[row] = pictures.pop(index)
+    return VideoClip(
+        frames=frames,
+        timestamps=timeline.times[chosen],
+        frame_indices=chosen,
+        duration=timeline.duration,
+        total_frames=total + timeline.num_cut_off,
+        fps=(total - 1) / float(timeline.times[-1]) if total > 1 else 0.0,
+        frames_lost=int(lost.sum()) + timeline.num_cut_off,
+        frames_damaged=int(damaged[chosen].sum()),
+        path=file,
+    )
+
+
+def _decode(
+    file: str,
+    timeline: Timeline,
+    wanted: list[int],
+    convert: "_Converter",
+    pictures: dict[int, NDArray[np.uint8]],
+    lost: NDArray[np.bool_],
+    can_jump: bool,
+) -> None:
+    """Put the wanted frames that decode into `pictures`; mark in `lost` all that did not decode where they should."""
+    keys = np.flatnonzero(timeline.is_key)
+    # Frame i is settled once every frame decoded before it is shown: it may be drawn from them, even from later ones.
+    shown = np.empty(len(timeline), dtype=np.int64)
+    shown[timeline.rank] = np.arange(len(timeline))
+    settled = np.maximum.accumulate(shown)[timeline.rank]
+    still_wanted = set(wanted)
+    container, stream = open_video(file)
+    with container:
+        batches = decoded(container, stream)
+        position = -1  # Index of the last frame decoded.
+        for target in wanted:
+            keys_before = keys[: np.searchsorted(keys, target, side="right")]
+            if can_jump and len(keys_before) and keys_before[-1] > position + 1:
+                _jump(container, stream, timeline.pts, keys_before)
+                batches = decoded(container, stream)
+                position = int(keys_before[-1]) - 1
+            while position < settled[target]:
+                try:
+                    frames = next(batches)
+                except StopIteration:
+                    lost[position + 1 :] = True
+                    return
+                if frames is None:  # Frames with timestamps are missed where they should have been shown.
+                    frames = [None] if timeline.pts is None else []
+                for frame in frames:
+                    index = position + 1 if timeline.pts is None else _index_of(frame, timeline.pts)
+                    if index <= position:
+                        continue  # Belongs before the keyframe jumped to.
+                    lost[position + 1 : index] = True
+                    if frame is None or frame.is_corrupt:
+                        lost[index] = True
+                    elif index in still_wanted:
+                        pictures[index] = convert(frame)
+                    position = index
+
+
+def _index_of(frame: av.VideoFrame, pts: NDArray[np.int64]) -> int:
+    index = -1 if frame.pts is None else int(np.searchsorted(pts, frame.pts))
+    if not 0 <= index < len(pts) or pts[index] != frame.pts:
+        raise _UnknownTimestampError
+    return index
+
+
+def _jump(
+    container: av.container.InputContainer, stream: av.VideoStream, pts: NDArray[np.int64], keys: NDArray[np.int64]
+) -> None:
+    """Go to the last of these keyframes, or to one before it where the container lands too late."""
+    for key in pts[keys[:-4:-1]].tolist():
+        try:
+            container.seek(key, stream=stream, backward=True)
+            landed = next((packet.pts for packet in container.demux(stream) if packet.pts is not None), None)
+            container.seek(key, stream=stream, backward=True)
+        except av.error.FFmpegError:
+            break
+        if landed is not None and landed <= pts[keys[-1]]:
+            return
+    raise _CannotJumpError
+
+
+def _drawn_from_lost(timeline: Timeline, lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mark the frames from a lost one on, in decoding order, up to the next keyframe: they may be drawn from it."""
+    total = len(timeline)
+    keys = np.flatnonzero(timeline.is_key)
+    group = np.searchsorted(timeline.rank[keys], timeline.rank, side="right")  # 0 is before the first keyframe.
+    first_lost = np.full(len(keys) + 1, total)  # Per group, in decoding order.
+    culprits = lost & timeline.is_reference
+    np.minimum.at(first_lost, group[culprits], timeline.rank[culprits])
+    # Frames decoded after a keyframe but shown before it are drawn from the group before, too.
+    leads = np.arange(total) < np.append(-1, keys)[group]
+    return (timeline.rank >= first_lost[group]) | (leads & (first_lost[group - 1] < total))
+
+
+def _nearest_usable(
+    timeline: Timeline, targets: NDArray[np.int64], lost: NDArray[np.bool_], damaged: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """For each target the nearest sound frame within half a sampling step, else the nearest that decodes; each once."""
+    times = timeline.times
+    reach = float(np.median(np.diff(times[targets]))) / 2 if len(targets) > 1 else timeline.duration
+
+    def nearest(pool: NDArray[np.int64]) -> NDArray[np.int64]:
+        after = np.searchsorted(pool, targets).clip(max=len(pool) - 1)
+        before = (after - 1).clip(min=0)
+        before_is_nearer = np.abs(times[pool[before]] - times[targets]) <= np.abs(times[pool[after]] - times[targets])
+        return np.where(before_is_nearer, pool[before], pool[after])
+
+    choice = nearest(np.flatnonzero(~lost))
+    sound = np.flatnonzero(~lost & ~damaged)
+    if len(sound):
+        nearest_sound = nearest(sound)
+        choice = np.where(np.abs(times[nearest_sound] - times[targets]) <= reach, nearest_sound, choice)
+    return np.unique(choice)
+
+
+class _Converter:
+    """Decoded frame to an upright RGB array; all get the size of the first, even where the stream changes its own."""
+
+    def __init__(self, size: int | None) -> None:
+        self.size = size
+        self.width = self.height = 0
+
+    def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        if not self.width:
+            shorter_side = min(frame.width, frame.height)
+            scale = min(1.0, (self.size or shorter_side) / shorter_side)
+            self.width, self.height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+        picture = frame.reformat(self.width, self.height, format="rgb24", interpolation="BICUBIC").to_ndarray()
+        return _upright(picture, frame)
+
+
+def _upright(picture: NDArray[np.uint8], frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """Apply the display matrix [[a, b, u], [c, d, v], [x, y, w]]: pixel (p, q) is shown at (a p + c q, b p + d q).
+
+    Quarter turns and mirrorings are applied exactly, other angles as the nearest of them.
+    """
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return picture
+    a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
+    if abs(b) > abs(a):
+        picture, flip_rows, flip_columns = picture.transpose(1, 0, 2), b < 0, c < 0
+    else:
+        flip_rows, flip_columns = d < 0, a < 0
+    return picture[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
