@@ -70,4 +70,6 @@ class DynFocusConfig(PreTrainedConfig):
         return ConnectorSettings(**{name: getattr(self, name) for name in ConnectorSettings.__dataclass_fields__})
 
 
+AutoConfig.register(DynFocusConfig.model_type, DynFocusConfig, exist_ok=True)
+
 __all__ = ["DynFocusConfig"]
