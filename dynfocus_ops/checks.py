@@ -1,0 +1,111 @@
+"""Checks of arguments: each error names the argument, what it was and what it must be.
+
+Static properties are checked in the public functions, where they trace. Values are checked in the bodies of the ops, and only where that
+costs no synchronisation: on the CPU, or everywhere with DYNFOCUS_CHECK_VALUES=1.
+"""
+
+import os
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_tensor(name: str, x: object, shape: str, dtypes: tuple[torch.dtype, ...] = FLOATS) -> None:
+    """`shape` names the dimensions, as "[B, N, C]"; it is only counted."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a {type(x).__name__}, it must be a tensor {shape}")
+    if x.dim() != shape.count(",") + 1:
+        raise ValueError(f"{name} has shape {list(x.shape)}, it must be {shape}")
+    if x.dtype not in dtypes:
+        raise TypeError(f"{name} is {x.dtype}, it must be {' or '.join(str(dtype) for dtype in dtypes)}")
+
+
+def check_shape(name: str, x: Tensor, shape: tuple[int, ...], meaning: str) -> None:
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{name} has shape {list(x.shape)}, it must be {meaning} = {list(shape)}")
+
+
+def check_not_empty(name: str, x: Tensor) -> None:
+    if any(size == 0 for size in x.shape):
+        raise ValueError(f"{name} has shape {list(x.shape)}, no dimension may be 0")
+
+
+def check_same_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    if x.device != other.device:
+        raise ValueError(f"{name} is on {x.device}, it must be on the device of {other_name}, {other.device}")
+
+
+def check_int(name: str, value: object, low: int, high: int | None = None, limit: str = "") -> None:
+    """low <= value <= high; `limit` says what `high` is."""
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+        raise TypeError(f"{name} is a {type(value).__name__}, it must be an int")
+    if value < low:
+        raise ValueError(f"{name} is {value}, it must be at least {low}")
+    if high is not None and value > high:
+        raise ValueError(f"{name} is {value}, it must be at most {high}, {limit}")
+
+
+def check_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float | torch.SymInt | torch.SymFloat):
+        raise TypeError(f"{name} is a {type(value).__name__}, it must be a float")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} is {value}, it must be a positive number")
+
+
+def checks_values(x: Tensor) -> bool:
+    """Whether the body of an op may look at the values of `x`."""
+    return x.device.type == "cpu" or os.environ.get("DYNFOCUS_CHECK_VALUES") == "1"
+
+
+def check_points(x: object, mask: object = None, noise: object = None, distance_scale: object = None) -> None:
+    """The static properties of x [B, N, C] or [total, C] and of what comes with each point."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a {type(x).__name__}, it must be a tensor")
+    shape = "[total, C]" if x.dim() == 2 else "[B, N, C]"
+    check_tensor("x", x, shape)
+    check_not_empty("x", x)
+    for name, extra, dtypes in (("mask", mask, (torch.bool,)), ("noise", noise, FLOATS)):
+        if extra is not None:
+            check_tensor(name, extra, shape.replace(", C", ""), dtypes)
+            check_shape(name, extra, tuple(x.shape[:-1]), shape.replace(", C", "") + " of x")
+            check_same_device(name, extra, "x", x)
+    if distance_scale is not None:
+        check_positive("distance_scale", distance_scale)
+
+
+def check_enough_points(name: str, wanted: int, mask: Tensor | None) -> None:
+    """Value check: every sample of mask [B, N] has at least `wanted` valid points."""
+    if mask is not None and checks_values(mask):
+        fewest = int(mask.sum(-1).min())
+        if wanted > fewest:
+            raise ValueError(f"{name} is {wanted}, it must be at most the number of valid points, here {fewest} (mask)")
+
+
+def check_noise(noise: Tensor | None) -> None:
+    if noise is not None and checks_values(noise) and not bool((noise >= 0).all()):
+        raise ValueError(f"noise has values down to {float(noise.min())}, it must be non-negative: it is added to a density")
+
+
+def check_log_density(log_density: Tensor, mask: Tensor | None) -> None:
+    """Value check: a point with NaN or infinity in it has a log density of NaN or -inf."""
+    if not checks_values(log_density):
+        return
+    bad = ~log_density.isfinite()
+    if mask is not None:
+        bad &= mask
+    if bool(bad.any()):
+        where = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"x has points at no finite distance from their neighbours (the first at {where}): it must be finite, "
+            "and small enough for squared distances to be finite in float32"
+        )
+
+
+def check_index(name: str, index: Tensor, low: int, high: int, meaning: str) -> None:
+    """Value check: low <= index < high."""
+    if checks_values(index) and index.numel() > 0:
+        smallest, largest = (int(value) for value in index.aminmax())
+        if smallest < low or largest >= high:
+            raise ValueError(f"{name} has values from {smallest} to {largest}, they must be in [{low}, {high}), {meaning}")

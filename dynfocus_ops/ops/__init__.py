@@ -1,0 +1,1 @@
+"""One op a file: the public function, the torch op `dynfocus::<op>` with its fake and its gradient."""

@@ -1,0 +1,83 @@
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynfocus_ops import reference
+from dynfocus_ops.backends import select_backend
+from dynfocus_ops.checks import check_index, check_int, check_not_empty, check_same_device, check_shape, check_tensor
+
+
+def cluster_mean(
+    x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None = None, *, backend: str = "auto"
+) -> Tensor:
+    """Weighted mean of each cluster's members: y_c = sum_i w_i x_i / sum_i w_i.
+
+    Args:
+        x: [B, N, C], float; differentiable.
+        assignment: int64 [B, N] below num_clusters; -1 is nobody's.
+        num_clusters: rows of the result.
+        weight: float [B, N], 1 unless given; differentiable.
+        backend: "auto" or a backend's name.
+
+    Returns:
+        [B, num_clusters, C] in the dtype of x, summed in float32 (float64 for float64); 0 where no member has weight.
+
+    Raises:
+        TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also an assignment outside [-1, num_clusters).
+
+    Source: event and object prototypes of DynFocus (CVPR 2025, arXiv 2411.12355): the mean of a cluster.
+    """
+    check_tensor("x", x, "[B, N, C]")
+    check_not_empty("x", x)
+    check_tensor("assignment", assignment, "[B, N]", (torch.int64,))
+    check_shape("assignment", assignment, tuple(x.shape[:2]), "[B, N] of x")
+    check_same_device("assignment", assignment, "x", x)
+    check_int("num_clusters", num_clusters, 1)
+    if weight is not None:
+        check_tensor("weight", weight, "[B, N]")
+        check_shape("weight", weight, tuple(x.shape[:2]), "[B, N] of x")
+        check_same_device("weight", weight, "x", x)
+    return _cluster_mean(x, assignment, num_clusters, weight, backend)
+
+
+@torch.library.custom_op("dynfocus::cluster_mean", mutates_args=())
+def _cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None, backend: str) -> Tensor:
+    check_index("assignment", assignment, -1, num_clusters, "-1 or a cluster")
+    if select_backend("cluster_mean", backend, x) == "cpu":
+        return torch.ops.dynfocus_native.cluster_mean(x, assignment, num_clusters, weight)
+    return reference.cluster_mean(x, assignment, num_clusters, weight)
+
+
+@_cluster_mean.register_fake
+def _(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None, backend: str) -> Tensor:
+    return x.new_empty((x.shape[0], num_clusters, x.shape[2]))
+
+
+@torch.library.custom_op("dynfocus::cluster_mean_backward", mutates_args=())
+def cluster_mean_backward(
+    grad: Tensor, x: Tensor, assignment: Tensor, weight: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, and of weight (empty [0] without one), from grad [B, num_clusters, C]."""
+    if select_backend("cluster_mean", backend, x) == "cpu":
+        return torch.ops.dynfocus_native.cluster_mean_backward(grad, x, assignment, weight)
+    return reference.cluster_mean_backward(grad, x, assignment, weight)
+
+
+@cluster_mean_backward.register_fake
+def _(grad: Tensor, x: Tensor, assignment: Tensor, weight: Tensor | None, backend: str) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(0) if weight is None else torch.empty_like(weight)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, assignment, _, weight, ctx.backend = inputs
+    ctx.save_for_backward(x, assignment, weight)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, None]:
+    x, assignment, weight = ctx.saved_tensors
+    grad_x, grad_weight = cluster_mean_backward(grad, x, assignment, weight, ctx.backend)
+    return grad_x if ctx.needs_input_grad[0] else None, None, None, grad_weight if ctx.needs_input_grad[3] else None, None
+
+
+_cluster_mean.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,51 @@
+import torch
+from torch import Tensor
+
+from dynfocus_ops import reference
+from dynfocus_ops.backends import select_backend
+from dynfocus_ops.checks import check_points, check_same_device, check_shape, check_tensor
+from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients, score_dtype
+
+
+def density_peak_distance(
+    x: Tensor,
+    log_density: Tensor,
+    *,
+    mask: Tensor | None = None,
+    distance_scale: float | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Distance of each point to its nearest denser point: the second part of `dpc_knn`, whose arguments and errors it shares.
+
+    Args:
+        log_density: float [B, N]; only its order counts, the lower index is the denser of equals.
+
+    Returns:
+        delta: float32 (float64 for float64) [B, N]; the sample's largest distance for its densest point, 0 where masked out.
+        parent: int64 [B, N], the nearest denser point (of equals: the lower index); the densest is its own, -1 where masked out.
+        Neither is differentiable.
+    """
+    check_points(x, mask, None, distance_scale)
+    check_tensor("x", x, "[B, N, C]")
+    check_tensor("log_density", log_density, "[B, N]")
+    check_shape("log_density", log_density, tuple(x.shape[:2]), "[B, N] of x")
+    check_same_device("log_density", log_density, "x", x)
+    return _density_peak_distance(x, log_density, mask, distance_scale, backend)
+
+
+@torch.library.custom_op("dynfocus::density_peak_distance", mutates_args=())
+def _density_peak_distance(
+    x: Tensor, log_density: Tensor, mask: Tensor | None, distance_scale: float | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    select_backend("density_peak_distance", backend, x)
+    return reference.density_peak_distance(x, log_density, mask, float(distance_scale or x.shape[-1]))
+
+
+@_density_peak_distance.register_fake
+def _(
+    x: Tensor, log_density: Tensor, mask: Tensor | None, distance_scale: float | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[:2], dtype=score_dtype(x)), x.new_empty(x.shape[:2], dtype=torch.int64)
+
+
+_density_peak_distance.register_autograd(no_gradients, setup_context=mark_outputs_non_differentiable)

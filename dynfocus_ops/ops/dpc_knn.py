@@ -1,0 +1,115 @@
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynfocus_ops import reference
+from dynfocus_ops.backends import select_backend
+from dynfocus_ops.checks import check_enough_points, check_int, check_log_density, check_noise, check_points
+
+
+class DPCKNN(NamedTuple):
+    assignment: Tensor
+    centers: Tensor
+    log_density: Tensor
+    delta: Tensor
+
+
+def dpc_knn(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    *,
+    mask: Tensor | None = None,
+    distance_scale: float | None = None,
+    noise: Tensor | None = None,
+    backend: str = "auto",
+) -> DPCKNN:
+    """Density-peaks clustering with k nearest neighbours (DPC-KNN).
+
+    With d2(i, j) = |x_i - x_j|^2 / distance_scale:
+      log rho_i = -mean of the k smallest d2(i, j), point i itself among them; with noise, log(rho_i + noise_i);
+      delta_i   = distance to the nearest denser point (of equals: the lower index); for the densest, the sample's largest distance;
+      centres   = the num_clusters highest log rho + log delta, highest first (of equals: the lower index).
+    The lower index is the denser of equally dense points. Every point joins its nearest centre (of equals: the earlier one), a centre
+    itself. Masked-out points are no one's neighbour, parent or centre.
+
+    Args:
+        x: points [B, N, C], float; float64 on the reference backend only.
+        num_clusters: at most the number of valid points of each sample.
+        k: neighbours, likewise.
+        mask: bool [B, N], False for points to leave out.
+        distance_scale: divides squared distances; C unless given.
+        noise: [B, N] >= 0, added to the density (not to its logarithm), as the published code does to break ties.
+        backend: "auto" or a backend's name.
+
+    Returns:
+        assignment: int64 [B, N], numbered in the order of the centres; -1 where masked out.
+        centers: int64 [B, num_clusters], indices into N.
+        log_density: float32 (float64 for float64) [B, N]; -inf where masked out.
+        delta: like log_density; 0 where masked out.
+        None of them is differentiable.
+
+    Memory: O(N k) a sample and fixed tiles; the reference holds a few rows of distances at a time.
+
+    Raises:
+        TypeError, ValueError: wrong types, shapes, dtypes or ranges. On the CPU also: NaN or infinity in a valid point, negative noise,
+            more clusters or neighbours than valid points.
+
+    Source: Du, Ding & Jia, "Study on density peaks clustering based on k-nearest neighbors", 2016; DynFocus (CVPR 2025, arXiv
+    2411.12355).
+    """
+    check_points(x, mask, noise, distance_scale)
+    check_int("num_clusters", num_clusters, 1, x.shape[1], "the number of points")
+    check_int("k", k, 1, x.shape[1], "the number of points")
+    return DPCKNN(*_dpc_knn(x, num_clusters, k, mask, distance_scale, noise, backend))
+
+
+@torch.library.custom_op("dynfocus::dpc_knn", mutates_args=())
+def _dpc_knn(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    distance_scale: float | None,
+    noise: Tensor | None,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_enough_points("num_clusters", num_clusters, mask)
+    check_enough_points("k", k, mask)
+    check_noise(noise)
+    run = torch.ops.dynfocus_native.dpc_knn if select_backend("dpc_knn", backend, x) == "cpu" else reference.dpc_knn
+    result = run(x, num_clusters, k, mask, float(distance_scale or x.shape[-1]), noise)
+    check_log_density(result[2], mask)
+    return result
+
+
+@_dpc_knn.register_fake
+def _(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    distance_scale: float | None,
+    noise: Tensor | None,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    log_density = x.new_empty(x.shape[:2], dtype=score_dtype(x))
+    assignment = x.new_empty(x.shape[:2], dtype=torch.int64)
+    return assignment, x.new_empty((x.shape[0], num_clusters), dtype=torch.int64), log_density, torch.empty_like(log_density)
+
+
+def score_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def mark_outputs_non_differentiable(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.mark_non_differentiable(*(output if isinstance(output, tuple) else (output,)))
+    ctx.num_inputs = len(inputs)
+
+
+def no_gradients(ctx: Any, *grads: Tensor | None) -> tuple[None, ...]:
+    return (None,) * ctx.num_inputs
+
+
+_dpc_knn.register_autograd(no_gradients, setup_context=mark_outputs_non_differentiable)

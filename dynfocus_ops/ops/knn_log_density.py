@@ -1,0 +1,51 @@
+import torch
+from torch import Tensor
+
+from dynfocus_ops import reference
+from dynfocus_ops.backends import select_backend
+from dynfocus_ops.checks import check_enough_points, check_int, check_log_density, check_noise, check_points, check_tensor
+from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients, score_dtype
+
+
+def knn_log_density(
+    x: Tensor,
+    k: int,
+    *,
+    mask: Tensor | None = None,
+    distance_scale: float | None = None,
+    noise: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Logarithm of the k-nearest-neighbour density: the first part of `dpc_knn`, whose arguments and errors it shares.
+
+    log rho_i = -mean of the k smallest |x_i - x_j|^2 / distance_scale, point i itself among them; with noise, log(rho_i + noise_i).
+
+    Returns:
+        float32 (float64 for float64) [B, N]; -inf where masked out; not differentiable.
+    """
+    check_points(x, mask, noise, distance_scale)
+    check_tensor("x", x, "[B, N, C]")
+    check_int("k", k, 1, x.shape[1], "the number of points")
+    return _knn_log_density(x, k, mask, distance_scale, noise, backend)
+
+
+@torch.library.custom_op("dynfocus::knn_log_density", mutates_args=())
+def _knn_log_density(
+    x: Tensor, k: int, mask: Tensor | None, distance_scale: float | None, noise: Tensor | None, backend: str
+) -> Tensor:
+    check_enough_points("k", k, mask)
+    check_noise(noise)
+    select_backend("knn_log_density", backend, x)
+    log_density = reference.knn_log_density(x, k, mask, float(distance_scale or x.shape[-1]), noise)
+    check_log_density(log_density, mask)
+    return log_density
+
+
+@_knn_log_density.register_fake
+def _(
+    x: Tensor, k: int, mask: Tensor | None, distance_scale: float | None, noise: Tensor | None, backend: str
+) -> Tensor:
+    return x.new_empty(x.shape[:2], dtype=score_dtype(x))
+
+
+_knn_log_density.register_autograd(no_gradients, setup_context=mark_outputs_non_differentiable)

@@ -1,0 +1,51 @@
+"""Weighted mean of each cluster's members, and its gradient."""
+
+import torch
+from torch import Tensor
+
+
+def cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None) -> Tensor:
+    """y_c = sum_i w_i x_i / W_c with W_c = sum_i w_i over cluster c; 0 where W_c is 0."""
+    points = x if x.dtype == torch.float64 else x.float()
+    weights = member_weights(points, assignment, weight)
+    sums = segment_sum(points * weights.unsqueeze(-1), assignment, num_clusters)
+    return (sums * reciprocal(segment_sum(weights.unsqueeze(-1), assignment, num_clusters))).to(x.dtype)
+
+
+def cluster_mean_backward(
+    grad: Tensor, x: Tensor, assignment: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """dx_i = g_c w_i / W_c and dw_i = g_c . (x_i - y_c) / W_c, c the cluster of i; nothing for -1. No dw without a weight: empty."""
+    num_clusters = grad.shape[1]
+    points = x if x.dtype == torch.float64 else x.float()
+    weights = member_weights(points, assignment, weight)
+    inverse = reciprocal(segment_sum(weights.unsqueeze(-1), assignment, num_clusters))
+    own = assignment.clamp(min=0).unsqueeze(-1)
+    own_grad = (grad.to(points.dtype) * inverse).gather(1, own.expand(-1, -1, grad.shape[-1]))
+    own_grad = own_grad.masked_fill(assignment.unsqueeze(-1) < 0, 0)
+    grad_x = (own_grad * weights.unsqueeze(-1)).to(x.dtype)
+    if weight is None:
+        return grad_x, points.new_empty(0)
+    mean = segment_sum(points * weights.unsqueeze(-1), assignment, num_clusters) * inverse
+    return grad_x, (own_grad * (points - mean.gather(1, own.expand_as(points)))).sum(-1).to(weight.dtype)
+
+
+def member_weights(points: Tensor, assignment: Tensor, weight: Tensor | None) -> Tensor:
+    weights = points.new_ones(assignment.shape) if weight is None else weight.to(points.dtype)
+    return weights.masked_fill(assignment < 0, 0)
+
+
+def segment_sum(values: Tensor, assignment: Tensor, num_clusters: int) -> Tensor:
+    """Sums of values [B, N, C] over each cluster: [B, num_clusters, C]; members of -1 go to a slot that is thrown away."""
+    batch = torch.arange(len(values), device=values.device).unsqueeze(1)
+    slot = torch.where(assignment < 0, num_clusters, assignment) + batch * (num_clusters + 1)
+    sums = values.new_zeros(len(values) * (num_clusters + 1), values.shape[-1])
+    if values.is_cuda:  # each is the one that adds in a fixed order on its device
+        sums.index_put_((slot.flatten(),), values.flatten(0, 1), accumulate=True)
+    else:
+        sums.index_add_(0, slot.flatten(), values.flatten(0, 1))
+    return sums.unflatten(0, (len(values), num_clusters + 1))[:, :num_clusters]
+
+
+def reciprocal(total: Tensor) -> Tensor:
+    return torch.where(total == 0, 0, 1 / total)
