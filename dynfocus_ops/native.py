@@ -12,7 +12,8 @@ import torch
 
 _LIB = Path(__file__).parent / "lib"
 LIBRARY = _LIB / "libdynfocus_native.so"
-NOT_BUILT = _LIB / "NOT_BUILT.txt"  # written by setup.py in the library's place: why there is none
+NOT_BUILT = _LIB / "NOT_BUILT.txt"  # setup.py writes these in the place of what it did not build: why not
+NO_MODULE = _LIB / "NO_MODULE.txt"
 OLDEST_TORCH = (2, 10)  # the stable ABI the library is compiled for
 
 _loaded = False
@@ -44,13 +45,17 @@ def _try_to_load() -> str | None:
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         return f"the native library needs torch >= {'.'.join(map(str, OLDEST_TORCH))}, this is torch {torch.__version__}"
     if not LIBRARY.is_file():
-        why = NOT_BUILT.read_text().strip() if NOT_BUILT.is_file() else "the package has not been built"
+        why = _note(NOT_BUILT) or "the package has not been built"
         return f"no native library at {LIBRARY}: {why} (reinstall with a C++ compiler and DYNFOCUS_BUILD=cpu)"
     try:
         torch.ops.load_library(str(LIBRARY))
     except (OSError, RuntimeError) as error:
         return f"the native library at {LIBRARY} does not load under torch {torch.__version__}: {error}"
     return None
+
+
+def _note(path: Path) -> str | None:
+    return path.read_text().strip() if path.is_file() else None
 
 
 def is_loaded() -> bool:
@@ -67,7 +72,7 @@ def build_info() -> dict[str, Any]:
     try:
         module = importlib.import_module("dynfocus_ops._C")
     except ImportError as error:
-        why = NOT_BUILT.read_text().strip() if NOT_BUILT.is_file() else str(error)
+        why = _note(NOT_BUILT) or _note(NO_MODULE) or str(error)
         raise NativeUnavailable(f"no module dynfocus_ops._C: {why}") from error
     info: dict[str, Any] = module.build_info()
     return info

@@ -1,0 +1,82 @@
+# make install | demo | test | bench | lint | aot | gpu
+#
+# Everything happens in .venv, with the versions of constraints.txt. `make test` builds the sdist, the wheel from the sdist, and runs the
+# whole suite against that wheel in an empty folder: what is tested is what users install. For one test in the source tree:
+#   .venv/bin/pytest tests/native/test_native_ops.py
+# Torch is installed first and alone; to take another build of it: make install TORCH_SPEC="torch==2.13.0 --index-url <index>"
+PYTHON ?= python3
+TORCH_SPEC ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+
+BUILD_FILES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(shell find csrc -type f)
+PACKAGE_FILES := $(BUILD_FILES) MANIFEST.in $(shell find dynfocus dynfocus_ops -type f -not -path '*/__pycache__/*' -not -name '*.so' \
+    -not -path 'dynfocus_ops/lib/*')
+
+# Two test processes with default threads slow each other down many times.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: install demo test lint bench aot gpu clean
+.DELETE_ON_ERROR:
+
+install: $(VENV)/installed
+
+$(VENV)/torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "make: $(PYTHON) is older than Python 3.11; choose one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet $(TORCH_SPEC)
+	@touch $@
+
+$(VENV)/installed: $(VENV)/torch $(BUILD_FILES)
+	$(PIP) install --quiet -c constraints.txt setuptools wheel cmake ninja pybind11
+	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[train]'
+	$(BIN)/python -m dynfocus_ops
+	@touch $@
+
+$(VENV)/test-tools: $(VENV)/installed
+	$(PIP) install --quiet --no-build-isolation -c constraints.txt \
+	    build hypothesis mypy pytest pytest-benchmark pytest-timeout ruff
+	@touch $@
+
+demo: install
+	$(BIN)/dynfocus demo
+
+lint: $(VENV)/test-tools
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# A second environment with the wheel alone in it. Its .pth makes .venv's packages visible, but not .venv's editable install of the
+# source tree: a path named in a .pth has its own .pth files left unread.
+build/wheel/installed: $(VENV)/test-tools $(PACKAGE_FILES)
+	rm -rf build/wheel build/dist
+	$(BIN)/python -m build --no-isolation --outdir build/dist . > build/build.log 2>&1 || { tail -n 40 build/build.log; exit 1; }
+	$(BIN)/python -m venv --without-pip build/wheel
+	$(PIP) --python build/wheel/bin/python install --quiet --no-deps build/dist/*.whl
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    > $$(build/wheel/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer.pth
+	@touch $@
+
+test: lint build/wheel/installed
+	rm -rf build/empty
+	mkdir build/empty
+	cp -r tests pyproject.toml build/empty
+	cd build/empty && DYNFOCUS_SOURCE=$(CURDIR) ../wheel/bin/python -P -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/test-tools
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-group-by=group,param:shape \
+	    --benchmark-columns=median,iqr,rounds --benchmark-sort=mean
+
+aot:
+	@echo "make aot compiles the GPU kernels for sm_80 and sm_90 without a GPU; it comes with those kernels, which this version has not." >&2
+	@exit 1
+
+gpu:
+	@echo "make gpu tests and measures the GPU kernels; it comes with those kernels, which this version has not." >&2
+	@exit 1
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info dynfocus_ops/lib dynfocus_ops/_C.*.so

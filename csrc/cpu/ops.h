@@ -1,0 +1,21 @@
+// The CPU ops; schemas in registration.cpp, semantics in dynfocus_ops/reference/<op>.py.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <tuple>
+
+namespace dynfocus::cpu {
+
+using torch::stable::Tensor;
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> dpc_knn(const Tensor& x, int64_t num_clusters, int64_t k, const std::optional<Tensor>& mask,
+                                                   double distance_scale, const std::optional<Tensor>& noise);
+
+Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clusters, const std::optional<Tensor>& weight);
+
+std::tuple<Tensor, Tensor> cluster_mean_backward(const Tensor& grad, const Tensor& x, const Tensor& assignment,
+                                                 const std::optional<Tensor>& weight);
+
+}  // namespace dynfocus::cpu

@@ -1,0 +1,31 @@
+// Reads the points of a tensor [B, N, C] of any strides as float32, a few channels at a time.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+
+#include "vector_kernels.h"
+
+namespace dynfocus::cpu {
+
+class Points {
+ public:
+  // x: [B, N, C], float32, bfloat16 or float16; must outlive this.
+  explicit Points(const torch::stable::Tensor& x);
+
+  static constexpr int64_t kMaxRead = 256;
+
+  // Writes channels [c, c + n) of point i of sample b to `to`; n <= kMaxRead.
+  void read(int64_t b, int64_t i, int64_t c, int64_t n, float* to) const;
+
+  int64_t batch, points, channels;
+
+ private:
+  const char* data_;
+  torch::headeronly::ScalarType dtype_;
+  int64_t element_size_, batch_stride_, point_stride_, channel_stride_;
+  const VectorKernels& kernels_;
+};
+
+}  // namespace dynfocus::cpu

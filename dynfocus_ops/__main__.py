@@ -1,0 +1,53 @@
+"""`python -m dynfocus_ops`: what was built, what can run here, and why not the rest."""
+
+import importlib.metadata
+import platform
+
+import torch
+
+from dynfocus_ops import native
+from dynfocus_ops.backends import BACKENDS, CPU_DTYPES, CPU_OPS
+
+
+def main() -> None:
+    for label, value in (*versions(), *build(), *backends()):
+        print(f"{label:<22} {value}")
+
+
+def versions() -> list[tuple[str, str]]:
+    return [
+        ("dynfocus", importlib.metadata.version("dynfocus")),
+        ("python", platform.python_version()),
+        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+    ]
+
+
+def build() -> list[tuple[str, str]]:
+    try:
+        info = native.build_info()
+    except native.NativeUnavailable as unavailable:
+        return [("build", f"unknown: {unavailable}")]
+    missing = [name for name in info["instruction_sets"] if name not in info["runnable_instruction_sets"]]
+    return [
+        ("built with", f"{info['compiler']}, {info['flags']}"),
+        ("built against torch", f"{info['torch_version']}, loads in {info['torch_stable_abi']} and later"),
+        ("instruction sets", ", ".join(info["instruction_sets"])),
+        ("this CPU lacks", ", ".join(missing) or "none of them"),
+        ("CUDA archs", ", ".join(info["cuda_archs"]) or "none: this version has no CUDA kernels"),
+    ]
+
+
+def backends() -> list[tuple[str, str]]:
+    """One line per backend, from the predicates that choose at run time."""
+    sample = torch.empty(1)
+    lines = []
+    for name, can_run in BACKENDS.items():
+        reason = can_run("dpc_knn", sample)
+        dtypes = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in CPU_DTYPES))
+        covers = "every op, device and dtype" if name == "reference" else f"{', '.join(sorted(CPU_OPS))} on {dtypes}"
+        lines.append((f"backend {name}", f"no: {reason}" if reason else f"yes: {covers}"))
+    return lines
+
+
+if __name__ == "__main__":
+    main()
