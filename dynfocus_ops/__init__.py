@@ -1,4 +1,4 @@
-"""Fast ops for video language models: density-peaks clustering, cluster means, attention pooling, differentiable top-k, packing."""
+"""Fast ops for video language models: clustering, cluster means, attention pooling, differentiable top-k, packing."""
 
 from dynfocus_ops.backends import use_backend
 from dynfocus_ops.ops.cluster_mean import cluster_mean

@@ -1,7 +1,7 @@
 """Checks of arguments: each error names the argument, what it was and what it must be.
 
-Static properties are checked in the public functions, where they trace. Values are checked in the bodies of the ops, and only where that
-costs no synchronisation: on the CPU, or everywhere with DYNFOCUS_CHECK_VALUES=1.
+Static properties are checked in the public functions, where they trace. Values are checked in the bodies of the ops,
+and only where that costs no synchronisation: on the CPU, or everywhere with DYNFOCUS_CHECK_VALUES=1.
 """
 
 import os
@@ -59,7 +59,9 @@ def checks_values(x: Tensor) -> bool:
     return x.device.type == "cpu" or os.environ.get("DYNFOCUS_CHECK_VALUES") == "1"
 
 
-def check_points(x: object, mask: object = None, noise: object = None, distance_scale: object = None) -> None:
+def check_points(
+    x: Tensor, mask: Tensor | None = None, noise: Tensor | None = None, distance_scale: float | None = None
+) -> None:
     """The static properties of x [B, N, C] or [total, C] and of what comes with each point."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x is a {type(x).__name__}, it must be a tensor")
@@ -85,7 +87,9 @@ def check_enough_points(name: str, wanted: int, mask: Tensor | None) -> None:
 
 def check_noise(noise: Tensor | None) -> None:
     if noise is not None and checks_values(noise) and not bool((noise >= 0).all()):
-        raise ValueError(f"noise has values down to {float(noise.min())}, it must be non-negative: it is added to a density")
+        raise ValueError(
+            f"noise has values down to {float(noise.min())}, it must be non-negative: it is added to a density"
+        )
 
 
 def check_log_density(log_density: Tensor, mask: Tensor | None) -> None:
@@ -108,4 +112,6 @@ def check_index(name: str, index: Tensor, low: int, high: int, meaning: str) -> 
     if checks_values(index) and index.numel() > 0:
         smallest, largest = (int(value) for value in index.aminmax())
         if smallest < low or largest >= high:
-            raise ValueError(f"{name} has values from {smallest} to {largest}, they must be in [{low}, {high}), {meaning}")
+            raise ValueError(
+                f"{name} has values from {smallest} to {largest}, they must be in [{low}, {high}), {meaning}"
+            )

@@ -77,7 +77,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, None]:
     x, assignment, weight = ctx.saved_tensors
     grad_x, grad_weight = cluster_mean_backward(grad, x, assignment, weight, ctx.backend)
-    return grad_x if ctx.needs_input_grad[0] else None, None, None, grad_weight if ctx.needs_input_grad[3] else None, None
+    return (
+        grad_x if ctx.needs_input_grad[0] else None,
+        None,
+        None,
+        grad_weight if ctx.needs_input_grad[3] else None,
+        None,
+    )
 
 
 _cluster_mean.register_autograd(_backward, setup_context=_setup_context)

@@ -15,14 +15,16 @@ def density_peak_distance(
     distance_scale: float | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Distance of each point to its nearest denser point: the second part of `dpc_knn`, whose arguments and errors it shares.
+    """Distance to the nearest denser point: the second part of `dpc_knn`, whose arguments and errors it shares.
 
     Args:
         log_density: float [B, N]; only its order counts, the lower index is the denser of equals.
 
     Returns:
-        delta: float32 (float64 for float64) [B, N]; the sample's largest distance for its densest point, 0 where masked out.
-        parent: int64 [B, N], the nearest denser point (of equals: the lower index); the densest is its own, -1 where masked out.
+        delta: float32 (float64 for float64) [B, N]; the sample's largest distance for its densest point; 0 where
+            masked out.
+        parent: int64 [B, N], the nearest denser point (of equals: the lower index), the densest its own; -1 where
+            masked out.
         Neither is differentiable.
     """
     check_points(x, mask, None, distance_scale)

@@ -29,10 +29,11 @@ def dpc_knn(
 
     With d2(i, j) = |x_i - x_j|^2 / distance_scale:
       log rho_i = -mean of the k smallest d2(i, j), point i itself among them; with noise, log(rho_i + noise_i);
-      delta_i   = distance to the nearest denser point (of equals: the lower index); for the densest, the sample's largest distance;
-      centres   = the num_clusters highest log rho + log delta, highest first (of equals: the lower index).
-    The lower index is the denser of equally dense points. Every point joins its nearest centre (of equals: the earlier one), a centre
-    itself. Masked-out points are no one's neighbour, parent or centre.
+      delta_i = distance to the nearest denser point (of equals: the lower index);
+                for the densest, the sample's largest distance;
+      centres = the num_clusters highest log rho + log delta, highest first (of equals: the lower index).
+    The lower index is the denser of equally dense points. Every point joins its nearest centre (of equals: the earlier
+    one), a centre itself. Masked-out points are no one's neighbour, parent or centre.
 
     Args:
         x: points [B, N, C], float; float64 on the reference backend only.
@@ -53,11 +54,11 @@ def dpc_knn(
     Memory: O(N k) a sample and fixed tiles; the reference holds a few rows of distances at a time.
 
     Raises:
-        TypeError, ValueError: wrong types, shapes, dtypes or ranges. On the CPU also: NaN or infinity in a valid point, negative noise,
-            more clusters or neighbours than valid points.
+        TypeError, ValueError: wrong types, shapes, dtypes or ranges. On the CPU also: NaN or infinity in a valid point,
+            negative noise, more clusters or neighbours than valid points.
 
-    Source: Du, Ding & Jia, "Study on density peaks clustering based on k-nearest neighbors", 2016; DynFocus (CVPR 2025, arXiv
-    2411.12355).
+    Source: Du, Ding & Jia, "Study on density peaks clustering based on k-nearest neighbors", 2016; DynFocus (CVPR 2025,
+    arXiv 2411.12355).
     """
     check_points(x, mask, noise, distance_scale)
     check_int("num_clusters", num_clusters, 1, x.shape[1], "the number of points")
@@ -96,7 +97,12 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     log_density = x.new_empty(x.shape[:2], dtype=score_dtype(x))
     assignment = x.new_empty(x.shape[:2], dtype=torch.int64)
-    return assignment, x.new_empty((x.shape[0], num_clusters), dtype=torch.int64), log_density, torch.empty_like(log_density)
+    return (
+        assignment,
+        x.new_empty((x.shape[0], num_clusters), dtype=torch.int64),
+        log_density,
+        torch.empty_like(log_density),
+    )
 
 
 def score_dtype(x: Tensor) -> torch.dtype:

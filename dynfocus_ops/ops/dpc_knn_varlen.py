@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -55,8 +56,8 @@ def dpc_knn_varlen(
         log_density, delta: float32 (float64 for float64) [total].
 
     Raises:
-        TypeError, ValueError: as `dpc_knn`; on the CPU also an empty segment, one longer than max_seqlen, or cu_seqlens that do not
-            run from 0 to total.
+        TypeError, ValueError: as `dpc_knn`; on the CPU also an empty segment, one longer than max_seqlen, or cu_seqlens
+            that do not run from 0 to total.
 
     Source: as `dpc_knn`.
     """
@@ -123,14 +124,20 @@ def _check_segments(
     bounds: list[int], num_clusters: list[int], k: list[int], max_seqlen: int, x: Tensor, mask: Tensor | None
 ) -> None:
     if bounds[0] != 0 or bounds[-1] != len(x):
-        raise ValueError(f"cu_seqlens runs from {bounds[0]} to {bounds[-1]}, it must run from 0 to {len(x)}, the rows of x")
-    for s, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        raise ValueError(
+            f"cu_seqlens runs from {bounds[0]} to {bounds[-1]}, it must run from 0 to {len(x)}, the rows of x"
+        )
+    for s, (start, stop) in enumerate(pairwise(bounds)):
         if not 0 < stop - start <= max_seqlen:
-            raise ValueError(f"segment {s} of cu_seqlens has {stop - start} rows, it must have 1 to max_seqlen = {max_seqlen}")
+            raise ValueError(
+                f"segment {s} of cu_seqlens has {stop - start} rows, it must have 1 to max_seqlen = {max_seqlen}"
+            )
         valid = stop - start if mask is None else int(mask[start:stop].sum())
         for name, wanted in (("num_clusters", num_clusters[s]), ("k", k[s])):
             if wanted > valid:
-                raise ValueError(f"{name} of segment {s} is {wanted}, it must be at most its number of valid points, {valid}")
+                raise ValueError(
+                    f"{name} of segment {s} is {wanted}, it must be at most its number of valid points, {valid}"
+                )
 
 
 @_dpc_knn_varlen.register_fake

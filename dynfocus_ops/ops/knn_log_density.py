@@ -3,7 +3,14 @@ from torch import Tensor
 
 from dynfocus_ops import reference
 from dynfocus_ops.backends import select_backend
-from dynfocus_ops.checks import check_enough_points, check_int, check_log_density, check_noise, check_points, check_tensor
+from dynfocus_ops.checks import (
+    check_enough_points,
+    check_int,
+    check_log_density,
+    check_noise,
+    check_points,
+    check_tensor,
+)
 from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients, score_dtype
 
 
@@ -18,7 +25,8 @@ def knn_log_density(
 ) -> Tensor:
     """Logarithm of the k-nearest-neighbour density: the first part of `dpc_knn`, whose arguments and errors it shares.
 
-    log rho_i = -mean of the k smallest |x_i - x_j|^2 / distance_scale, point i itself among them; with noise, log(rho_i + noise_i).
+    log rho_i = -mean of the k smallest |x_i - x_j|^2 / distance_scale, point i itself among them;
+    with noise, log(rho_i + noise_i).
 
     Returns:
         float32 (float64 for float64) [B, N]; -inf where masked out; not differentiable.

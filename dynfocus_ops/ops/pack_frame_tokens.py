@@ -11,7 +11,7 @@ from dynfocus_ops.checks import check_index, check_same_device, check_shape, che
 def pack_frame_tokens(
     fine: Tensor, coarse: Tensor, key_index: Tensor, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """The fused sequence of cones and rods: every frame's coarse tokens, key frames with their fine tokens first, in time order.
+    """The fused sequence in time order: every frame's coarse tokens (rods), a key frame's fine ones (cones) before them.
 
     O_t = b_t (U_fine ‖ U_coarse) + (1 - b_t) U_coarse, of several videos at once where their frames follow one another.
 
@@ -26,8 +26,8 @@ def pack_frame_tokens(
         cu_frames: int64 [T + 1]; frame t's tokens are rows cu_frames[t] to cu_frames[t + 1].
 
     Raises:
-        TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also a key_index that repeats or is outside [0, T). On a GPU
-            a repeated key_index leaves rows of zeros.
+        TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also a key_index that repeats or is
+            outside [0, T). On a GPU a repeated key_index leaves rows of zeros.
 
     Source: cooperative encoding fusion of DynFocus (CVPR 2025, arXiv 2411.12355).
     """
@@ -66,7 +66,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
     (key_index,) = ctx.saved_tensors
-    fine_rows, coarse_rows, _ = reference.packed_rows(*ctx.shapes, key_index)
+    num_fine, num_coarse, num_frames = ctx.shapes
+    fine_rows, coarse_rows, _ = reference.packed_rows(num_fine, num_coarse, num_frames, key_index)
     needs_fine, needs_coarse, *_ = ctx.needs_input_grad
     return grad[fine_rows] if needs_fine else None, grad[coarse_rows] if needs_coarse else None, None, None
 

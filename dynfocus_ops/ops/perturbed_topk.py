@@ -24,8 +24,8 @@ def perturbed_topk(
     """Differentiable top-k (perturbed maximum): the mean over Gaussian Z of the one-hot top-k of scores + sigma Z.
 
     The indicators of a sample are in the order of the indices, not of the scores; the lower index wins among equals.
-    Z[b, s, l] is Philox4x32-10 on counter (b num_samples + s) L + l with Box-Muller (`reference/perturbed_topk.py` has the formula):
-    the same on every backend, never stored, drawn again in the backward pass.
+    Z[b, s, l] is Philox4x32-10 on counter (b num_samples + s) L + l with Box-Muller (`reference/perturbed_topk.py` has
+    the formula): the same on every backend, never stored, drawn again in the backward pass.
 
     Args:
         scores: [B, L], float; differentiable.
@@ -35,8 +35,8 @@ def perturbed_topk(
         seed: int64 [] on the device of scores; drawn from torch's generator unless given.
         noise: float [B, n, L] to use in place of Z.
         antithetic: samples s and s + n / 2 use Z_s and -Z_s.
-        grad: "full", the whole vector-Jacobian product E[<G, P> Z] / sigma with a leave-one-out baseline (none for one sample);
-            or "diagonal", the released code's E[sum_j G_jl P_jl Z_l] / sigma.
+        grad: "full", the whole vector-Jacobian product E[<G, P> Z] / sigma with a leave-one-out baseline (none for one
+            sample); or "diagonal", the released code's E[sum_j G_jl P_jl Z_l] / sigma.
         backend: "auto" or a backend's name.
 
     Returns:
@@ -45,10 +45,11 @@ def perturbed_topk(
     Memory: O(chunk L) a row for a fixed chunk of samples; no tensor of samples x k x L.
 
     Raises:
-        TypeError, ValueError: wrong types, shapes, dtypes or ranges. NaN scores are not refused: they count as the highest.
+        TypeError, ValueError: wrong types, shapes, dtypes or ranges. NaN scores are not refused: they count as
+            the highest.
 
-    Source: Berthet et al., "Learning with differentiable perturbed optimizers", 2020; Cordonnier et al., "Differentiable patch
-    selection", 2021; the selection of DynFocus (CVPR 2025, arXiv 2411.12355).
+    Source: Berthet et al., "Learning with differentiable perturbed optimizers", 2020; Cordonnier et al.,
+    "Differentiable patch selection", 2021; the selection of DynFocus (CVPR 2025, arXiv 2411.12355).
     """
     check_tensor("scores", scores, "[B, L]")
     check_not_empty("scores", scores)

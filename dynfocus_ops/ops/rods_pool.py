@@ -41,10 +41,11 @@ def rods_pool(
     Memory: a few frames at a time, their attention [f, Q, M] included.
 
     Raises:
-        TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also a frame_query outside [0, B), or a row of queries that is
-            masked out altogether (on a GPU its text-modulated token is 0).
+        TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also a frame_query outside [0, B), or a row of
+            queries that is masked out altogether (on a GPU its text-modulated token is 0).
 
-    Source: rods encoding of DynFocus (CVPR 2025, arXiv 2411.12355): Avg(E) and Avg(G_t), E = softmax(Q G_t^T / sqrt(d)) G_t.
+    Source: rods encoding of DynFocus (CVPR 2025, arXiv 2411.12355): Avg(E) and Avg(G_t) with
+    E = softmax(Q G_t^T / sqrt(d)) G_t.
     """
     check_tensor("tokens", tokens, "[T, M, C]")
     check_not_empty("tokens", tokens)

@@ -13,9 +13,10 @@ from dynfocus_ops.ops.cluster_mean import cluster_mean_backward
 def spatial_prototypes(
     x: Tensor, levels: Sequence[Sequence[int]] = ((16, 8), (6, 3)), *, backend: str = "auto"
 ) -> tuple[Tensor, list[Tensor]]:
-    """Prototypes of several levels: cluster the tokens of each frame and average, cluster the averages and average, and so on.
+    """Prototypes of several levels: cluster a frame's tokens and average, cluster the averages, and so on.
 
-    Identical to composing `dpc_knn` and `cluster_mean`: a level starts from the last one's averages as returned, in the dtype of x.
+    Identical to composing `dpc_knn` and `cluster_mean`: a level starts from the last one's averages as returned, in the
+    dtype of x.
 
     Args:
         x: tokens [T, N, C], float; differentiable.
@@ -27,8 +28,8 @@ def spatial_prototypes(
         assignments: for each level int64 [T, points of the level]: the prototype of the level that each point joins.
 
     Raises:
-        TypeError, ValueError: wrong types, shapes or dtypes, a level with more clusters or neighbours than it has points; on the CPU also
-            NaN or infinity in x.
+        TypeError, ValueError: wrong types, shapes or dtypes, a level with more clusters or neighbours than it has
+            points; on the CPU also NaN or infinity in x.
 
     Source: multi-granularity spatial object prototypes G_t of DynFocus (CVPR 2025, arXiv 2411.12355).
     """
@@ -74,7 +75,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, None, None, None]:
-    """From the last level to the first: a prototype's gradient is its own and, as a point of the next level, that level's."""
+    """From the last level to the first: a prototype has its own gradient and, as the next level's point, that one's."""
     x, prototypes, assignments = ctx.saved_tensors
     points = [x, *prototypes.split(ctx.num_clusters, dim=1)[:-1]]
     joined = assignments.split([level.shape[1] for level in points], dim=1)

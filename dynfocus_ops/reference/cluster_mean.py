@@ -12,10 +12,8 @@ def cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tenso
     return (sums * reciprocal(segment_sum(weights.unsqueeze(-1), assignment, num_clusters))).to(x.dtype)
 
 
-def cluster_mean_backward(
-    grad: Tensor, x: Tensor, assignment: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """dx_i = g_c w_i / W_c and dw_i = g_c . (x_i - y_c) / W_c, c the cluster of i; nothing for -1. No dw without a weight: empty."""
+def cluster_mean_backward(grad: Tensor, x: Tensor, assignment: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """dx_i = g_c w_i / W_c and dw_i = g_c . (x_i - y_c) / W_c, c the cluster of i; without a weight, dw is empty."""
     num_clusters = grad.shape[1]
     points = x if x.dtype == torch.float64 else x.float()
     weights = member_weights(points, assignment, weight)
@@ -36,7 +34,7 @@ def member_weights(points: Tensor, assignment: Tensor, weight: Tensor | None) ->
 
 
 def segment_sum(values: Tensor, assignment: Tensor, num_clusters: int) -> Tensor:
-    """Sums of values [B, N, C] over each cluster: [B, num_clusters, C]; members of -1 go to a slot that is thrown away."""
+    """Sums of values [B, N, C] over each cluster: [B, num_clusters, C]; those of -1 go to a slot that is dropped."""
     batch = torch.arange(len(values), device=values.device).unsqueeze(1)
     slot = torch.where(assignment < 0, num_clusters, assignment) + batch * (num_clusters + 1)
     sums = values.new_zeros(len(values) * (num_clusters + 1), values.shape[-1])

@@ -1,6 +1,7 @@
 """dpc_knn of ragged segments: segment by segment."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,13 +19,14 @@ def dpc_knn_varlen(
     noise: Tensor | None,
     dpc_knn: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = dpc_knn,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Segment s is rows bounds[s] to bounds[s + 1] of x [total, C]; equal segments go through `dpc_knn` as one batch."""
+    """Segment s is rows bounds[s] to bounds[s + 1] of x [total, C]; equal ones go through `dpc_knn` as one batch."""
     segments: dict[tuple[int, int, int], list[int]] = {}
-    for s, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for s, (start, stop) in enumerate(pairwise(bounds)):
         segments.setdefault((stop - start, num_clusters[s], k[s]), []).append(s)
 
     assignment = torch.empty(len(x), dtype=torch.int64, device=x.device)
-    log_density = torch.empty(len(x), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32, device=x.device)
+    score_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    log_density = torch.empty(len(x), dtype=score_dtype, device=x.device)
     delta = torch.empty_like(log_density)
     centers: list[Tensor] = [assignment] * len(num_clusters)
     for (length, clusters, neighbors), members in segments.items():

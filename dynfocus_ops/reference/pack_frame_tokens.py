@@ -13,7 +13,7 @@ def pack_frame_tokens(fine: Tensor, coarse: Tensor, key_index: Tensor) -> tuple[
 
 
 def packed_rows(num_fine: int, num_coarse: int, num_frames: int, key_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the tokens go: rows of the fine [K, F] and of the coarse [T, R], and the frames' bounds cu_frames [T + 1]."""
+    """Where the tokens go: the rows of the fine [K, F] and of the coarse [T, R], and the frames' bounds [T + 1]."""
     extra = key_index.new_zeros(num_frames).scatter(0, key_index, num_fine)  # fine tokens of each frame
     ends = (extra + num_coarse).cumsum(0)
     cu_frames = torch.cat((ends.new_zeros(1), ends))

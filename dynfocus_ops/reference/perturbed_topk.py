@@ -1,8 +1,9 @@
 """The perturbed top-k indicator and its gradient, over chunks of samples: no tensor of samples x k x L.
 
-The noise is drawn again in the backward pass, never kept. Z[b, s, l] is standard normal by Box-Muller, in float32, from the first two
-output words r0, r1 of Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). The counter's low two words are
-the 64-bit number (b * num_samples + s) * L + l, its high two words are 0, and the key is the seed's low and high 32 bits:
+The noise is drawn again in the backward pass, never kept. Z[b, s, l] is standard normal by Box-Muller, in float32, from
+the first two output words r0, r1 of Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
+The counter's low two words are the 64-bit number (b * num_samples + s) * L + l, its high two words are 0, and the key
+is the seed's low and high 32 bits:
 
     u1 = ((r0 >> 8) + 1) * 2^-24    u2 = (r1 >> 8) * 2^-24    Z = sqrt(-2 ln u1) cos(2 pi u2)
 """
@@ -85,7 +86,7 @@ def baselined(weights: Tensor, antithetic: bool) -> Tensor:
 def noise_chunks(
     scores: Tensor, num_samples: int, seed: Tensor | None, noise: Tensor | None, antithetic: bool
 ) -> Iterator[tuple[int, Tensor]]:
-    """(first sample, Z [B, chunk, L]) for all samples in order; antithetic: sample s + n/2 has the noise -Z of sample s."""
+    """(first sample, Z [B, chunk, L]) for all samples in order; antithetic: sample s + n/2 has -Z of sample s."""
     batch, length = scores.shape
     distinct = num_samples // 2 if antithetic else num_samples
     for start in range(0, num_samples, CHUNK):
@@ -93,6 +94,8 @@ def noise_chunks(
         if noise is not None:
             yield start, noise[:, start : start + CHUNK].to(scores.dtype)
             continue
+        if seed is None:
+            raise ValueError("seed and noise are both None, one must be a tensor")
         rows = torch.arange(batch, device=scores.device).unsqueeze(1) * num_samples + samples % distinct
         z = philox_normal(rows.unsqueeze(-1) * length + torch.arange(length, device=scores.device), seed)
         yield start, torch.where((samples < distinct).view(1, -1, 1), z, -z).to(scores.dtype)

@@ -1,6 +1,7 @@
 """Two tokens a frame: pooled by the text's attention, and the plain mean.
 
-Products are summed elementwise, not by a matrix product, whose order of summation changes with the batch and the number of threads.
+Products are summed elementwise, not by a matrix product, whose order of summation changes with the batch and the number
+of threads.
 """
 
 from collections.abc import Iterator
@@ -13,9 +14,7 @@ from dynfocus_ops.reference.cluster_mean import segment_sum
 BLOCK = 1 << 19  # numbers in a block of frames
 
 
-def rods_pool(
-    tokens: Tensor, queries: Tensor, frame_query: Tensor, query_mask: Tensor | None, scale: float
-) -> Tensor:
+def rods_pool(tokens: Tensor, queries: Tensor, frame_query: Tensor, query_mask: Tensor | None, scale: float) -> Tensor:
     """tokens [T, M, C], queries [B, Q, C], query_mask [B, Q]; frame t asks with queries[frame_query[t]]."""
     pooled = []
     for frames, query, weight in frame_blocks(tokens, queries, frame_query, query_mask):
@@ -55,7 +54,7 @@ def rods_pool_backward(
 def frame_blocks(
     tokens: Tensor, queries: Tensor, frame_query: Tensor, query_mask: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """A few frames at a time: their tokens [f, M, C], queries [f, Q, C], and each query's weight in the mean [f, Q, 1]."""
+    """A few frames at a time: tokens [f, M, C], queries [f, Q, C] and each query's weight in the mean [f, Q, 1]."""
     mask = torch.ones_like(queries[..., 0], dtype=torch.bool) if query_mask is None else query_mask
     weight = mask / mask.sum(-1, keepdim=True).clamp(min=1)
     for frames, rows in zip(*(part.split(frames_per_block(tokens)) for part in (tokens, frame_query)), strict=True):

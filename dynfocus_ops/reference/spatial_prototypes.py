@@ -16,7 +16,7 @@ def spatial_prototypes(
     dpc_knn: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = dpc_knn,
     cluster_mean: Callable[..., Tensor] = cluster_mean,
 ) -> tuple[Tensor, Tensor]:
-    """Prototypes of all levels, one level after the other, and their assignments likewise: [T, sum M, C], [T, N + M_1 + ...]."""
+    """Prototypes [T, sum M, C] and assignments [T, N + M_1 + ...], each level after level."""
     prototypes, assignments = [], []
     for clusters, neighbors in zip(num_clusters, k, strict=True):
         assignment = dpc_knn(x, clusters, neighbors, None, float(x.shape[-1]), None)[0]
