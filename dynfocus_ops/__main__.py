@@ -1,7 +1,7 @@
 """`python -m dynfocus_ops`: what was built, what can run here, and why not the rest."""
 
-import importlib.metadata
 import platform
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -15,8 +15,12 @@ def main() -> None:
 
 
 def versions() -> list[tuple[str, str]]:
+    try:
+        dynfocus = version("dynfocus")
+    except PackageNotFoundError:
+        dynfocus = "run from its source tree, not installed"
     return [
-        ("dynfocus", importlib.metadata.version("dynfocus")),
+        ("dynfocus", dynfocus),
         ("python", platform.python_version()),
         ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
     ]

@@ -1,0 +1,108 @@
+"""torch.ops.dynfocus_native.cluster_mean and its gradient against float64 autograd, on every instruction set this CPU runs."""
+
+import pytest
+import torch
+
+from tests.native import oracle
+
+ops = torch.ops.dynfocus_native
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(params=("baseline", "avx2", "avx512"))
+def capability(request, monkeypatch, runnable_capabilities) -> str:
+    if request.param not in runnable_capabilities:
+        pytest.skip(f"this CPU or this build has no {request.param}")
+    monkeypatch.setenv("DYNFOCUS_CPU_CAPABILITY", request.param)
+    return request.param
+
+
+def inputs(dtype: torch.dtype, weighted: bool):
+    b, n, c, num_clusters = 3, 41, 263, 7
+    x = (torch.randn(b, n, c) + 2).to(dtype)
+    assignment = torch.randint(-1, num_clusters - 1, (b, n))  # the last cluster stays empty
+    weight = (torch.rand(b, n) + 0.1).to(dtype) if weighted else None
+    grad = torch.randn(b, num_clusters, c).to(dtype)
+    return x, assignment, num_clusters, weight, grad
+
+
+def tolerance(dtype: torch.dtype) -> dict[str, float]:
+    """One rounding to dtype on top of a few float32 roundings."""
+    return {"rtol": torch.finfo(dtype).eps + 2e-6, "atol": 2e-6}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equals_oracle_and_autograd(capability: str, dtype: torch.dtype, weighted: bool) -> None:
+    x, assignment, num_clusters, weight, grad = inputs(dtype, weighted)
+    mean = ops.cluster_mean(x, assignment, num_clusters, weight)
+    grad_x, grad_weight = ops.cluster_mean_backward(grad, x, assignment, weight)
+    assert mean.dtype == grad_x.dtype == dtype
+    assert weight is not None or grad_weight.shape == (0,)
+    for b in range(len(x)):
+        leaf = x[b].double().requires_grad_()
+        leaf_weight = None if weight is None else weight[b].double().requires_grad_()
+        expected = oracle.cluster_mean(leaf, assignment[b], num_clusters, leaf_weight)
+        expected.backward(grad[b].double())
+        torch.testing.assert_close(mean[b].double(), expected.detach(), **tolerance(dtype))
+        torch.testing.assert_close(grad_x[b].double(), leaf.grad, **tolerance(dtype))
+        if leaf_weight is not None:
+            torch.testing.assert_close(grad_weight[b].double(), leaf_weight.grad, rtol=tolerance(dtype)["rtol"], atol=2e-5)
+    assert (mean[:, -1] == 0).all()
+    assert (grad_x[assignment == -1] == 0).all()
+
+
+def test_strides(capability: str) -> None:
+    x, assignment, num_clusters, weight, grad = inputs(torch.bfloat16, True)
+    strided = [t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in (x, grad)]
+    turned = [t.t().contiguous().t() for t in (assignment, weight)]
+    assert not strided[0].is_contiguous() and not turned[0].is_contiguous()
+    assert torch.equal(
+        ops.cluster_mean(strided[0], turned[0], num_clusters, turned[1]),
+        ops.cluster_mean(x, assignment, num_clusters, weight),
+    )
+    found = ops.cluster_mean_backward(strided[1], strided[0], *turned)
+    for one, other in zip(found, ops.cluster_mean_backward(grad, x, assignment, weight), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_weights_that_sum_to_zero_give_zero() -> None:
+    x = torch.randn(1, 2, 3)
+    weight = torch.tensor([[1.0, -1.0]])
+    assignment = torch.zeros(1, 2, dtype=torch.int64)
+    assert (ops.cluster_mean(x, assignment, 1, weight) == 0).all()
+    for gradient in ops.cluster_mean_backward(torch.ones(1, 1, 3), x, assignment, weight):
+        assert (gradient == 0).all()
+
+
+def test_bitwise_repeatable_on_any_threads(capability: str) -> None:
+    x, assignment, num_clusters, weight, grad = inputs(torch.float32, True)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            mean = ops.cluster_mean(x, assignment, num_clusters, weight)
+            results.append((mean, *ops.cluster_mean_backward(grad, x, assignment, weight)))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for found, expected in zip(other, results[0], strict=True):
+            assert torch.equal(found, expected)
+
+
+def test_nan_stays_in_its_cluster() -> None:
+    x = torch.ones(1, 3, 2)
+    x[0, 1, 0] = torch.nan
+    mean = ops.cluster_mean(x, torch.tensor([[0, 1, 0]]), 2, None)
+    assert mean.isnan().tolist() == [[[False, False], [True, False]]]
+
+
+@pytest.mark.parametrize("wrong", [2, -2])
+def test_refuses_an_assignment_out_of_range(wrong: int) -> None:
+    x, assignment = torch.zeros(2, 3, 4), torch.tensor([[0, 1, -1], [0, wrong, 1]])
+    message = rf"assignment\[1, 1\] is {wrong}, .*num_clusters=2"
+    with pytest.raises(RuntimeError, match=message):
+        ops.cluster_mean(x, assignment, 2, None)
+    with pytest.raises(RuntimeError, match=message):
+        ops.cluster_mean_backward(torch.zeros(2, 2, 4), x, assignment, None)
