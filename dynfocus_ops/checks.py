@@ -12,6 +12,11 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+def score_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of scores, and of sums: float64 for float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def check_tensor(name: str, x: object, shape: str, dtypes: tuple[torch.dtype, ...] = FLOATS) -> None:
     """`shape` names the dimensions, as "[B, N, C]"; it is only counted."""
     if not isinstance(x, Tensor):

@@ -5,7 +5,15 @@ from torch import Tensor
 
 from dynfocus_ops import reference
 from dynfocus_ops.backends import select_backend
-from dynfocus_ops.checks import check_index, check_int, check_not_empty, check_same_device, check_shape, check_tensor
+from dynfocus_ops.checks import (
+    check_index,
+    check_int,
+    check_not_empty,
+    check_same_device,
+    check_shape,
+    check_tensor,
+    score_dtype,
+)
 
 
 def cluster_mean(
@@ -38,6 +46,7 @@ def cluster_mean(
         check_tensor("weight", weight, "[B, N]")
         check_shape("weight", weight, tuple(x.shape[:2]), "[B, N] of x")
         check_same_device("weight", weight, "x", x)
+        weight = weight.to(score_dtype(x))
     return _cluster_mean(x, assignment, num_clusters, weight, backend)
 
 

@@ -3,8 +3,8 @@ from torch import Tensor
 
 from dynfocus_ops import reference
 from dynfocus_ops.backends import select_backend
-from dynfocus_ops.checks import check_points, check_same_device, check_shape, check_tensor
-from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients, score_dtype
+from dynfocus_ops.checks import check_points, check_same_device, check_shape, check_tensor, score_dtype
+from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients
 
 
 def density_peak_distance(

@@ -5,7 +5,14 @@ from torch import Tensor
 
 from dynfocus_ops import reference
 from dynfocus_ops.backends import select_backend
-from dynfocus_ops.checks import check_enough_points, check_int, check_log_density, check_noise, check_points
+from dynfocus_ops.checks import (
+    check_enough_points,
+    check_int,
+    check_log_density,
+    check_noise,
+    check_points,
+    score_dtype,
+)
 
 
 class DPCKNN(NamedTuple):
@@ -63,6 +70,7 @@ def dpc_knn(
     check_points(x, mask, noise, distance_scale)
     check_int("num_clusters", num_clusters, 1, x.shape[1], "the number of points")
     check_int("k", k, 1, x.shape[1], "the number of points")
+    noise = None if noise is None else noise.to(score_dtype(x))
     return DPCKNN(*_dpc_knn(x, num_clusters, k, mask, distance_scale, noise, backend))
 
 
@@ -103,10 +111,6 @@ def _(
         log_density,
         torch.empty_like(log_density),
     )
-
-
-def score_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def mark_outputs_non_differentiable(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

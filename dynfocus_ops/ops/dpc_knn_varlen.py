@@ -14,8 +14,9 @@ from dynfocus_ops.checks import (
     check_points,
     check_same_device,
     check_tensor,
+    score_dtype,
 )
-from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients, score_dtype
+from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients
 
 
 class DPCKNNVarlen(NamedTuple):
@@ -70,6 +71,7 @@ def dpc_knn_varlen(
     check_int("max_seqlen", max_seqlen, 1)
     clusters = _per_segment("num_clusters", num_clusters, cu_seqlens.shape[0] - 1, max_seqlen)
     neighbors = _per_segment("k", k, cu_seqlens.shape[0] - 1, max_seqlen)
+    noise = None if noise is None else noise.to(score_dtype(x))
     return DPCKNNVarlen(
         *_dpc_knn_varlen(x, cu_seqlens, clusters, neighbors, max_seqlen, mask, distance_scale, noise, backend)
     )

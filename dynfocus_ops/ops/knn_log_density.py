@@ -10,8 +10,9 @@ from dynfocus_ops.checks import (
     check_noise,
     check_points,
     check_tensor,
+    score_dtype,
 )
-from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients, score_dtype
+from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients
 
 
 def knn_log_density(
@@ -34,6 +35,7 @@ def knn_log_density(
     check_points(x, mask, noise, distance_scale)
     check_tensor("x", x, "[B, N, C]")
     check_int("k", k, 1, x.shape[1], "the number of points")
+    noise = None if noise is None else noise.to(score_dtype(x))
     return _knn_log_density(x, k, mask, distance_scale, noise, backend)
 
 

@@ -11,7 +11,7 @@ from dynfocus_ops.checks import check_index, check_same_device, check_shape, che
 def pack_frame_tokens(
     fine: Tensor, coarse: Tensor, key_index: Tensor, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """The fused sequence in time order: every frame's coarse tokens (rods), a key frame's fine ones (cones) before them.
+    """The fused sequence in time order: every frame's coarse tokens (rods), a key frame's fine (cones) before them.
 
     O_t = b_t (U_fine ‖ U_coarse) + (1 - b_t) U_coarse, of several videos at once where their frames follow one another.
 

@@ -5,8 +5,15 @@ from torch import Tensor
 
 from dynfocus_ops import reference
 from dynfocus_ops.backends import select_backend
-from dynfocus_ops.checks import check_int, check_not_empty, check_positive, check_same_device, check_shape, check_tensor
-from dynfocus_ops.ops.dpc_knn import score_dtype
+from dynfocus_ops.checks import (
+    check_int,
+    check_not_empty,
+    check_positive,
+    check_same_device,
+    check_shape,
+    check_tensor,
+    score_dtype,
+)
 
 
 def perturbed_topk(

@@ -9,7 +9,7 @@ def cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tenso
     points = x if x.dtype == torch.float64 else x.float()
     weights = member_weights(points, assignment, weight)
     sums = segment_sum(points * weights.unsqueeze(-1), assignment, num_clusters)
-    return (sums * reciprocal(segment_sum(weights.unsqueeze(-1), assignment, num_clusters))).to(x.dtype)
+    return divide(sums, segment_sum(weights.unsqueeze(-1), assignment, num_clusters)).to(x.dtype)
 
 
 def cluster_mean_backward(grad: Tensor, x: Tensor, assignment: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -17,14 +17,14 @@ def cluster_mean_backward(grad: Tensor, x: Tensor, assignment: Tensor, weight: T
     num_clusters = grad.shape[1]
     points = x if x.dtype == torch.float64 else x.float()
     weights = member_weights(points, assignment, weight)
-    inverse = reciprocal(segment_sum(weights.unsqueeze(-1), assignment, num_clusters))
+    total = segment_sum(weights.unsqueeze(-1), assignment, num_clusters)
     own = assignment.clamp(min=0).unsqueeze(-1)
-    own_grad = (grad.to(points.dtype) * inverse).gather(1, own.expand(-1, -1, grad.shape[-1]))
+    own_grad = divide(grad.to(points.dtype), total).gather(1, own.expand(-1, -1, grad.shape[-1]))
     own_grad = own_grad.masked_fill(assignment.unsqueeze(-1) < 0, 0)
     grad_x = (own_grad * weights.unsqueeze(-1)).to(x.dtype)
     if weight is None:
         return grad_x, points.new_empty(0)
-    mean = segment_sum(points * weights.unsqueeze(-1), assignment, num_clusters) * inverse
+    mean = divide(segment_sum(points * weights.unsqueeze(-1), assignment, num_clusters), total)
     return grad_x, (own_grad * (points - mean.gather(1, own.expand_as(points)))).sum(-1).to(weight.dtype)
 
 
@@ -45,5 +45,5 @@ def segment_sum(values: Tensor, assignment: Tensor, num_clusters: int) -> Tensor
     return sums.unflatten(0, (len(values), num_clusters + 1))[:, :num_clusters]
 
 
-def reciprocal(total: Tensor) -> Tensor:
-    return torch.where(total == 0, 0, 1 / total)
+def divide(sums: Tensor, total: Tensor) -> Tensor:
+    return torch.where(total == 0, 0, sums / total)
