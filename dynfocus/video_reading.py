@@ -6,12 +6,22 @@ keyframe wherever that skips frames, and matched by presentation timestamp.
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from .video_timeline import Timeline, VideoError, check_file, decoded, open_video, scan_by_decoding, scan_packets
+from dynfocus.frame_sampling import sample_indices
+from dynfocus.video_timeline import (
+    Timeline,
+    VideoError,
+    check_file,
+    decoded,
+    open_video,
+    scan_by_decoding,
+    scan_packets,
+)
 
 __all__ = ["VideoClip", "VideoError", "read_video"]
 
@@ -97,7 +107,16 @@ def read_video(
     check_file(file)
 
     def read(timeline: Timeline) -> VideoClip:
-        return _read(file, timeline, _sample(timeline, fps, num_frames, min_frames, max_frames), size)
+        targets = sample_indices(
+            timeline.times,
+            timeline.duration,
+            fps=fps,
+            num_frames=num_frames,
+            min_frames=min_frames,
+            max_frames=max_frames,
+            clock_tick=timeline.tick,
+        )
+        return _read(file, timeline, targets, size)
 
     try:
         timeline = scan_packets(file)
@@ -109,32 +128,10 @@ def read_video(
         raise VideoError(f"{file}: cannot be read ({error.strerror})") from error
 
 
-def _sample(
-    timeline: Timeline, fps: float | None, num_frames: int | None, min_frames: int, max_frames: int | None
-) -> NDArray[np.int64]:
-    """Indices of the frames to read."""
-    total = len(timeline)
-    if num_frames is None:
-        indices = np.arange(total)
-        if fps is not None:
-            # Frame i is on screen at some g / fps, g an integer, if the first one from its start is before its end.
-            start = timeline.times - 0.5 * timeline.tick
-            end = np.append(start[1:], timeline.duration)
-            indices = np.flatnonzero(np.ceil(start * fps - 1e-6) < end * fps - 1e-6)
-        num_frames = max(len(indices), min_frames)
-        if max_frames is not None:
-            num_frames = min(num_frames, max_frames)
-        if len(indices) == num_frames:
-            return indices
-    count = min(num_frames, total)
-    # The middle frames of `count` equal parts: floor((i + 1/2) total / count).
-    return (2 * np.arange(count) + 1) * total // (2 * count)
-
-
 def _read(file: str, timeline: Timeline, targets: NDArray[np.int64], size: int | None) -> VideoClip:
     """Decode the targets, or what is nearest to them in a broken file, until every chosen frame is known to decode."""
     total = len(timeline)
-    can_jump = timeline.pts is not None and timeline.codec not in _CODECS_WITHOUT_KEYFRAMES
+    can_jump = timeline.codec not in _CODECS_WITHOUT_KEYFRAMES
     lost = np.zeros(total, dtype=bool)
     damaged = np.zeros(total, dtype=bool)
     pictures: dict[int, NDArray[np.uint8]] = {}
@@ -191,7 +188,7 @@ def _decode(
         position = -1  # Index of the last frame decoded.
         for target in wanted:
             keys_before = keys[: np.searchsorted(keys, target, side="right")]
-            if can_jump and len(keys_before) and keys_before[-1] > position + 1:
+            if can_jump and timeline.pts is not None and len(keys_before) and keys_before[-1] > position + 1:
                 _jump(container, stream, timeline.pts, keys_before)
                 batches = decoded(container, stream)
                 position = int(keys_before[-1]) - 1
@@ -201,9 +198,9 @@ def _decode(
                 except StopIteration:
                     lost[position + 1 :] = True
                     return
-                if frames is None:  # Frames with timestamps are missed where they should have been shown.
-                    frames = [None] if timeline.pts is None else []
-                for frame in frames:
+                # A frame with a timestamp is missed where it should have been shown; one without takes a place here.
+                shown_now = frames if frames is not None else [None] if timeline.pts is None else []
+                for frame in shown_now:
                     index = position + 1 if timeline.pts is None else _index_of(frame, timeline.pts)
                     if index <= position:
                         continue  # Belongs before the keyframe jumped to.
@@ -215,11 +212,12 @@ def _decode(
                     position = index
 
 
-def _index_of(frame: av.VideoFrame, pts: NDArray[np.int64]) -> int:
-    index = -1 if frame.pts is None else int(np.searchsorted(pts, frame.pts))
-    if not 0 <= index < len(pts) or pts[index] != frame.pts:
-        raise _UnknownTimestampError
-    return index
+def _index_of(frame: av.VideoFrame | None, pts: NDArray[np.int64]) -> int:
+    if frame is not None and frame.pts is not None:
+        index = int(np.searchsorted(pts, frame.pts))
+        if index < len(pts) and pts[index] == frame.pts:
+            return index
+    raise _UnknownTimestampError
 
 
 def _jump(
@@ -244,8 +242,7 @@ def _drawn_from_lost(timeline: Timeline, lost: NDArray[np.bool_]) -> NDArray[np.
     keys = np.flatnonzero(timeline.is_key)
     group = np.searchsorted(timeline.rank[keys], timeline.rank, side="right")  # 0 is before the first keyframe.
     first_lost = np.full(len(keys) + 1, total)  # Per group, in decoding order.
-    culprits = lost & timeline.is_reference
-    np.minimum.at(first_lost, group[culprits], timeline.rank[culprits])
+    np.minimum.at(first_lost, group[lost], timeline.rank[lost])
     # Frames decoded after a keyframe but shown before it are drawn from the group before, too.
     leads = np.arange(total) < np.append(-1, keys)[group]
     return (timeline.rank >= first_lost[group]) | (leads & (first_lost[group - 1] < total))
@@ -284,8 +281,8 @@ class _Converter:
             shorter_side = min(frame.width, frame.height)
             scale = min(1.0, (self.size or shorter_side) / shorter_side)
             self.width, self.height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
-        picture = frame.reformat(self.width, self.height, format="rgb24", interpolation="BICUBIC").to_ndarray()
-        return _upright(picture, frame)
+        rgb = frame.reformat(self.width, self.height, format="rgb24", interpolation="BICUBIC")
+        return _upright(rgb.to_ndarray().astype(np.uint8, copy=False), frame)
 
 
 def _upright(picture: NDArray[np.uint8], frame: av.VideoFrame) -> NDArray[np.uint8]:
@@ -293,10 +290,10 @@ def _upright(picture: NDArray[np.uint8], frame: av.VideoFrame) -> NDArray[np.uin
 
     Quarter turns and mirrorings are applied exactly, other angles as the nearest of them.
     """
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
         return picture
-    a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
     if abs(b) > abs(a):
         picture, flip_rows, flip_columns = picture.transpose(1, 0, 2), b < 0, c < 0
     else:

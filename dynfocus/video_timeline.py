@@ -13,7 +13,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DynFocusError
+from dynfocus.errors import DynFocusError
 
 
 class VideoError(DynFocusError):
@@ -29,7 +29,6 @@ class Timeline:
         times: seconds from the first frame.
         tick: seconds to which the container rounds times.
         is_key: decoding can begin here.
-        is_reference: other frames may be drawn from this one.
         rank: place in decoding order.
         duration: seconds from the first frame to the end of the last.
         num_cut_off: frames missing at the end, by what the container's header promises.
@@ -40,7 +39,6 @@ class Timeline:
     times: NDArray[np.float64]
     tick: float
     is_key: NDArray[np.bool_]
-    is_reference: NDArray[np.bool_]
     rank: NDArray[np.int64]
     duration: float
     num_cut_off: int
@@ -84,8 +82,9 @@ def open_video(file: str) -> tuple[av.container.InputContainer, av.VideoStream]:
     if container.format.name == "tty":
         problem = "is text, not a video"  # The demuxer of text art, which "plays" any .txt file.
     elif not streams:
-        problem = "holds no video" + (", only audio" if container.streams.audio else "")
-    elif streams[0].codec_context is None:
+        audio_only = bool(container.streams.audio)
+        problem = "holds no video, only audio" if audio_only else "holds no video, or damaged beyond reading"
+    elif getattr(streams[0], "codec_context", None) is None:
         problem = "is in a video codec that is not known here"
     else:
         return container, streams[0]
@@ -116,7 +115,7 @@ def decoded(container: av.container.InputContainer, stream: av.VideoStream) -> I
 
 def scan_packets(file: str) -> Timeline | None:
     """The timeline from the packets alone, or None where their timestamps are missing or repeated."""
-    rows: list[tuple[int, bool, bool]] = []
+    rows: list[tuple[int, bool]] = []
     num_packets, end_of_file, last_duration = 0, 0.0, 0.0
     container, stream = open_video(file)
     with container:
@@ -136,18 +135,19 @@ def scan_packets(file: str) -> Timeline | None:
                 num_packets += 1
                 if packet.is_discard or (codec == "vp8" and not _vp8_is_shown(packet)):
                     continue
-                rows.append((packet.pts, packet.is_keyframe, not packet.is_disposable))
+                rows.append((packet.pts, packet.is_keyframe))
                 last_duration = float(length * packet.time_base)
         except av.error.FFmpegError:
             pass  # The file is cut or broken here: num_cut_off says so.
         if not rows:
             raise VideoError(f"{file}: holds no video frame, or is damaged beyond reading")
-        pts, is_key, is_reference = (np.array(column) for column in zip(*rows, strict=True))
+        pts, is_key = (np.array(column) for column in zip(*rows, strict=True))
         rank = np.argsort(pts, kind="stable")
         pts = pts[rank].astype(np.int64)
         if (np.diff(pts) == 0).any():
             return None
-        times = (pts - pts[0]) * float(stream.time_base)
+        tick = float(stream.time_base or 0)
+        times = (pts - pts[0]) * tick
         step = float(np.median(np.diff(times))) if len(times) > 1 else last_duration
         num_cut_off = max(0, stream.frames - num_packets)
         if not stream.frames and container.duration and container.format.name.startswith(("matroska", "flv")):
@@ -157,9 +157,8 @@ def scan_packets(file: str) -> Timeline | None:
         return Timeline(
             pts=pts,
             times=times,
-            tick=float(stream.time_base),
+            tick=tick,
             is_key=is_key[rank],
-            is_reference=is_reference[rank],
             rank=rank,
             duration=float(times[-1]) + (last_duration or step),
             num_cut_off=num_cut_off,
@@ -198,7 +197,6 @@ def scan_by_decoding(file: str) -> Timeline:
         times=times,
         tick=0.0,
         is_key=np.array(is_key),
-        is_reference=np.ones(len(times), dtype=bool),
         rank=np.arange(len(times)),
         duration=float(times[-1]) + 1 / rate,
         num_cut_off=0,
