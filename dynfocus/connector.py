@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import dynfocus_ops
-from dynfocus.cooperative_encoding import Cones, Projector, Rods, SpatialPrototypes
+from dynfocus.cooperative_encoding import Projectors, Rods, SpatialPrototypes
 from dynfocus.event_prototypes import EventPrototypes
 from dynfocus.token_budget import TokenPlan, plan_tokens
 
@@ -57,7 +57,9 @@ class ConnectorSettings:
         if not self.sigma > 0:
             raise ValueError(f"sigma is {self.sigma} but must be positive")
         if not self.spatial_levels or any(len(level) != 2 or min(level) < 1 for level in self.spatial_levels):
-            raise ValueError(f"spatial_levels is {self.spatial_levels} but must be pairs (num_clusters, k), each at least 1")
+            raise ValueError(
+                f"spatial_levels is {self.spatial_levels} but must be pairs (num_clusters, k), each at least 1"
+            )
         if (self.spatial_group == "tree" or self.spatial_gate) and len(self.spatial_levels) != 2:
             raise ValueError(f"spatial_levels is {self.spatial_levels} but a tree or a gate needs exactly two levels")
 
@@ -70,7 +72,11 @@ class ConnectorSettings:
         """The token counts of a video of `num_frames` frames within `budget` (max_visual_tokens unless given)."""
         budget = self.max_visual_tokens if budget is None else budget
         return plan_tokens(
-            num_frames, num_events=self.num_events, key_ratio=self.key_ratio, fine_tokens=self.fine_tokens, budget=budget
+            num_frames,
+            num_events=self.num_events,
+            key_ratio=self.key_ratio,
+            fine_tokens=self.fine_tokens,
+            budget=budget,
         )
 
 
@@ -110,9 +116,7 @@ class DynFocusConnector(nn.Module):
         settings: see `ConnectorSettings`.
     """
 
-    def __init__(
-        self, channels: int, text_channels: int, hidden_size: int, settings: ConnectorSettings | None = None
-    ):
+    def __init__(self, channels: int, text_channels: int, hidden_size: int, settings: ConnectorSettings | None = None):
         super().__init__()
         self.settings = settings = settings or ConnectorSettings()
         self.events = EventPrototypes(
@@ -127,13 +131,8 @@ class DynFocusConnector(nn.Module):
             gradient=settings.selection_gradient,
         )
         self.spatial = SpatialPrototypes(settings.spatial_levels, settings.spatial_group, settings.spatial_gate)
-        fine = Projector(channels, hidden_size)
-        if settings.share_projector:
-            coarse_text, coarse_average = nn.Linear(channels, hidden_size), fine
-        else:
-            coarse_text = coarse_average = Projector(channels, hidden_size)
-        self.cones = Cones(fine)
-        self.rods = Rods(channels, text_channels, coarse_text, coarse_average)
+        self.rods = Rods(channels, text_channels)
+        self.projectors = Projectors(channels, hidden_size, settings.share_projector)
 
     def forward(
         self,
@@ -166,8 +165,8 @@ class DynFocusConnector(nn.Module):
         else:
             rods_tokens, assignments = self.spatial(patches)
             fine_spatial = rods_tokens[events.key_index]
-        fine = self.cones(events.event_tokens, fine_spatial)
-        coarse = self.rods(rods_tokens, text, frame_text, text_mask)
+        fine = self.projectors.cones(events.event_tokens, fine_spatial)
+        coarse = self.projectors.rods(self.rods(rods_tokens, text, frame_text, text_mask))
         tokens, _ = dynfocus_ops.pack_frame_tokens(fine, coarse, events.key_index)
         attention = None
         if output_attention:

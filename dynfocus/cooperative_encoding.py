@@ -8,13 +8,6 @@ from torch import Tensor, nn
 import dynfocus_ops
 
 
-class Projector(nn.Sequential):
-    """Two-layer GELU MLP from vision features to the language model's embeddings."""
-
-    def __init__(self, channels: int, hidden_size: int):
-        super().__init__(nn.Linear(channels, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
-
-
 class SpatialPrototypes(nn.Module):
     """Multi-level spatial DPC-KNN of each frame's patches: G_t, the tokens of its objects.
 
@@ -50,7 +43,7 @@ class SpatialPrototypes(nn.Module):
     def _tree_order(self, parent_of: Tensor) -> Tensor:
         """parent_of [T, M] → the order [T, M + P] that puts each of the P parents before its children."""
         parents = torch.arange(self.levels[-1][0], device=parent_of.device).expand(parent_of.shape[0], -1)
-        return torch.cat([2 * parent_of + 1, 2 * parents], 1).sort(1, stable=True).indices
+        return torch.cat([2 * parent_of + 1, 2 * parents], 1).sort(dim=1, stable=True).indices
 
     def _gates(self, prototypes: Tensor, assignments: Sequence[Tensor]) -> Tensor:
         """[T, ΣM]: the gate of each token's own parent; parents come last among the levels."""
@@ -72,20 +65,8 @@ class SpatialPrototypes(nn.Module):
         return below
 
 
-class Cones(nn.Module):
-    """Fine tokens of a key frame: F_fine(h_t ‖ G_t)."""
-
-    def __init__(self, projector: nn.Module):
-        super().__init__()
-        self.projector = projector
-
-    def forward(self, event_tokens: Tensor, spatial_tokens: Tensor) -> Tensor:
-        """event_tokens [K, P, C], spatial_tokens [K, M, C] → [K, P + M, D]."""
-        return self.projector(torch.cat([event_tokens, spatial_tokens], 1))
-
-
 class Rods(nn.Module):
-    """Two coarse tokens of every frame: F_coarse(Avg(E) ‖ Avg(G_t)), E = Softmax(f_q(Q) f_k(G_t)ᵀ / √d) G_t.
+    """Two coarse features of every frame: Avg(E) ‖ Avg(G_t), E = Softmax(f_q(Q) f_k(G_t)ᵀ / √d) G_t.
 
     The softmax runs over the visual tokens (the reading in which the paper's shapes fit). The key projection folds
     into the queries, q · W_k g = (W_kᵀ q) · g, and its bias would be constant over visual tokens, so it has none.
@@ -93,15 +74,12 @@ class Rods(nn.Module):
     Args:
         channels: C of the visual tokens; also d.
         text_channels: width of the text features.
-        text_projector, average_projector: F_coarse of the text-modulated and of the average token.
     """
 
-    def __init__(self, channels: int, text_channels: int, text_projector: nn.Module, average_projector: nn.Module):
+    def __init__(self, channels: int, text_channels: int):
         super().__init__()
         self.query = nn.Linear(text_channels, channels)
         self.key = nn.Linear(channels, channels, bias=False)
-        self.text_projector = text_projector
-        self.average_projector = average_projector
 
     def forward(self, tokens: Tensor, text: Tensor, frame_text: Tensor, text_mask: Tensor | None) -> Tensor:
         """Args:
@@ -111,11 +89,9 @@ class Rods(nn.Module):
             text_mask: [B, Q] bool, or None.
 
         Returns:
-            [T, 2, D], the text-modulated token first.
+            [T, 2, C], the text-modulated feature first.
         """
-        pooled = dynfocus_ops.rods_pool(tokens, self._queries(text), frame_query=frame_text, query_mask=text_mask)
-        text_token, average_token = pooled.unbind(1)
-        return torch.stack([self.text_projector(text_token), self.average_projector(average_token)], 1)
+        return dynfocus_ops.rods_pool(tokens, self._queries(text), frame_query=frame_text, query_mask=text_mask)
 
     def attention(self, tokens: Tensor, text: Tensor, frame_text: Tensor, text_mask: Tensor | None) -> Tensor:
         """Where the rods looked: the mean attention weight of each visual token [T, M], for inspection."""
@@ -126,3 +102,33 @@ class Rods(nn.Module):
 
     def _queries(self, text: Tensor) -> Tensor:
         return self.query(text) @ self.key.weight
+
+
+class Projectors(nn.Module):
+    """F_fine and F_coarse, from vision features to the language model's embeddings.
+
+    Args:
+        shared: as in the released code, one projector for cones and the average feature, and a linear layer for
+            the text-modulated one.
+    """
+
+    def __init__(self, channels: int, hidden_size: int, shared: bool = False):
+        super().__init__()
+        self.fine = _two_layer_mlp(channels, hidden_size)
+        self.coarse = None if shared else _two_layer_mlp(channels, hidden_size)
+        self.text = nn.Linear(channels, hidden_size) if shared else None
+
+    def cones(self, event_tokens: Tensor, spatial_tokens: Tensor) -> Tensor:
+        """F_fine(h_t ‖ G_t): [K, P, C] and [K, M, C] → [K, P + M, D]."""
+        return self.fine(torch.cat([event_tokens, spatial_tokens], 1))
+
+    def rods(self, pooled: Tensor) -> Tensor:
+        """F_coarse(Avg(E) ‖ Avg(G_t)): [T, 2, C] → [T, 2, D]."""
+        if self.coarse is not None:
+            return self.coarse(pooled)
+        assert self.text is not None
+        return torch.stack([self.text(pooled[:, 0]), self.fine(pooled[:, 1])], 1)
+
+
+def _two_layer_mlp(channels: int, hidden_size: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(channels, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))

@@ -90,6 +90,8 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         )
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
+        # A placeholder is no word: one in the answer would be taken for a visual token.
+        self.generation_config.suppress_tokens = [config.video_token_id]
 
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
@@ -150,13 +152,22 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         if sum(lengths) != video_features.shape[0]:
             raise ValueError(f"num_frames adds up to {sum(lengths)} but there are {video_features.shape[0]} frames")
         if qformer_input_ids.shape[0] != len(lengths):
-            raise ValueError(f"qformer_input_ids has {qformer_input_ids.shape[0]} rows but must have one per video, {len(lengths)}")
+            raise ValueError(
+                f"qformer_input_ids has {qformer_input_ids.shape[0]} rows but must have one per video, {len(lengths)}"
+            )
         budgets = [None] * len(lengths) if visual_token_budget is None else visual_token_budget.tolist()
         settings = self.connector.settings
         plans = [settings.plan(length, budget) for length, budget in zip(lengths, budgets, strict=True)]
-        text, frame_text, text_mask = self._text_features(video_features, lengths, qformer_input_ids, qformer_attention_mask)
+        text, frame_text, text_mask = self._text_features(
+            video_features, lengths, qformer_input_ids, qformer_attention_mask
+        )
         output = self.connector(
-            self._without_class_token(video_features), plans, text, frame_text, text_mask, output_attention=output_attentions
+            self._without_class_token(video_features),
+            plans,
+            text,
+            frame_text,
+            text_mask,
+            output_attention=output_attentions,
         )
         return _per_video(output, plans, frame_timestamps)
 
@@ -268,9 +279,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         return input_ids, {**model_kwargs, "video_embeds": video_embeds}
 
     def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, video_embeds=None, **kwargs):
-        model_inputs = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **kwargs
-        )
+        model_inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
         if is_first_iteration or not kwargs.get("use_cache", True):
             model_inputs["video_embeds"] = video_embeds
         return model_inputs
@@ -289,7 +298,9 @@ _VISUAL_INPUTS = (
 
 def _in_chunks(function: Callable[..., Tensor], chunk_size: int, *tensors: Tensor) -> Tensor:
     """function over chunks of the tensors' dim 0, concatenated: memory of one chunk's activations at inference."""
-    return torch.cat([function(*chunk) for chunk in zip(*(tensor.split(chunk_size) for tensor in tensors), strict=True)])
+    return torch.cat(
+        [function(*chunk) for chunk in zip(*(tensor.split(chunk_size) for tensor in tensors), strict=True)]
+    )
 
 
 def _per_video(output: ConnectorOutput, plans: list[TokenPlan], frame_timestamps: Tensor | None) -> VideoEncoding:

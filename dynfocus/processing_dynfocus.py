@@ -78,7 +78,11 @@ class DynFocusProcessor(ProcessorMixin):
         """The token counts of a video of `num_frames` frames."""
         budget = self.max_visual_tokens if budget is None else budget
         return plan_tokens(
-            num_frames, num_events=self.num_events, key_ratio=self.key_ratio, fine_tokens=self.fine_tokens, budget=budget
+            num_frames,
+            num_events=self.num_events,
+            key_ratio=self.key_ratio,
+            fine_tokens=self.fine_tokens,
+            budget=budget,
         )
 
     def __call__(
@@ -126,7 +130,9 @@ class DynFocusProcessor(ProcessorMixin):
         if visuals:
             features = self._encode_visuals(samples, visuals, is_image, video_metadata, sampling)
             plans = map(self.plan, features["num_frames"].tolist(), features["visual_token_budget"].tolist())
-            texts_in = [_PLACEHOLDER.sub(lambda _: self.video_token * next(plans).num_tokens, prompt) for prompt in texts]
+            texts_in = [
+                _PLACEHOLDER.sub(lambda _: self.video_token * next(plans).num_tokens, prompt) for prompt in texts
+            ]
             asked = self._questions_of_visuals(texts, samples, questions)
             features |= self._encode_questions(asked, truncate_questions)
         else:
@@ -157,12 +163,13 @@ class DynFocusProcessor(ProcessorMixin):
                     f"max_visual_tokens is {self.max_visual_tokens}, shared by up to {max(map(len, samples))} visuals of a "
                     f"sample, but must be at least {self.fine_tokens + 2} for each"
                 )
-            limits = {**sampling, "max_frames": min(most, sampling.get("max_frames") or self.video_processor.max_frames)}
+            limits = {
+                **sampling,
+                "max_frames": min(most, sampling.get("max_frames") or self.video_processor.max_frames),
+            }
             if (count := limits.get("num_frames") or self.video_processor.num_frames) is not None:
                 limits["num_frames"] = min(count, most)
-            encoded.append(
-                self.video_processor([visual], video_metadata=[None if image else next(metadata)], **limits)
-            )
+            encoded.append(self.video_processor([visual], video_metadata=[None if image else next(metadata)], **limits))
         features = {name: torch.cat([one[name] for one in encoded]) for name in encoded[0]}
         return {**features, "visual_token_budget": torch.tensor(budgets)}
 
@@ -177,7 +184,9 @@ class DynFocusProcessor(ProcessorMixin):
         for sample, question in zip(samples, questions, strict=True):
             per_visual = [question] * len(sample) if isinstance(question, str) else list(question)
             if len(per_visual) != len(sample):
-                raise ValueError(f"questions has {len(per_visual)} for a text with {len(sample)} visuals; it must have one each")
+                raise ValueError(
+                    f"questions has {len(per_visual)} for a text with {len(sample)} visuals; it must have one each"
+                )
             asked += per_visual
         for question in asked:
             if not question.strip():
@@ -188,7 +197,9 @@ class DynFocusProcessor(ProcessorMixin):
         tokenizer = self.qformer_tokenizer
         longest = max(len(ids) for ids in tokenizer(questions)["input_ids"])
         if longest > self.max_question_tokens and not truncate:
-            raise ValueError(f"the question has {longest} tokens but must have at most {self.max_question_tokens} for the Q-Former")
+            raise ValueError(
+                f"the question has {longest} tokens but must have at most {self.max_question_tokens} for the Q-Former"
+            )
         side, tokenizer.truncation_side = tokenizer.truncation_side, "left"
         encoded = tokenizer(
             questions,

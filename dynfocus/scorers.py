@@ -10,7 +10,10 @@ class MLPScorer(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.LayerNorm(2 * channels), nn.Linear(2 * channels, channels), nn.GELU(), nn.Linear(channels, 1)
+            nn.LayerNorm(2 * channels),
+            nn.Linear(2 * channels, channels),
+            nn.GELU(),
+            nn.Linear(channels, 1, bias=False),  # min-max scaling would cancel a bias
         )
 
     def forward(self, prototypes: Tensor) -> Tensor:
@@ -26,7 +29,11 @@ class LocalGlobalScorer(nn.Module):
         width = 2 * channels
         self.in_conv = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
         self.out_conv = nn.Sequential(
-            nn.Linear(width, channels), nn.GELU(), nn.Linear(channels, channels // 2), nn.GELU(), nn.Linear(channels // 2, 1)
+            nn.Linear(width, channels),
+            nn.GELU(),
+            nn.Linear(channels, channels // 2),
+            nn.GELU(),
+            nn.Linear(channels // 2, 1),
         )
 
     def forward(self, prototypes: Tensor) -> Tensor:

@@ -78,7 +78,9 @@ class DynFocusVideoProcessor(VideoProcessorMixin):
         metadata = video_metadata or [None] * len(videos)
         if len(metadata) != len(videos):
             raise ValueError(f"video_metadata has {len(metadata)} entries but must have one per video, {len(videos)}")
-        frames, timestamps = zip(*(self._frames(v, m, sampling) for v, m in zip(videos, metadata, strict=True)), strict=True)
+        frames, timestamps = zip(
+            *(self._frames(v, m, sampling) for v, m in zip(videos, metadata, strict=True)), strict=True
+        )
         return BatchFeature(
             {
                 "pixel_values_videos": torch.cat([self._normalise(clip) for clip in frames]),
@@ -97,7 +99,9 @@ class DynFocusVideoProcessor(VideoProcessorMixin):
             return video.frames[keep], video.timestamps[keep]
         frames = np.stack([np.asarray(frame) for frame in video]) if isinstance(video, Sequence) else np.asarray(video)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-            raise ValueError(f"a video is {frames.dtype} {list(frames.shape)} but must be uint8 [T, H, W, 3] with T at least 1")
+            raise ValueError(
+                f"a video is {frames.dtype} {list(frames.shape)} but must be uint8 [T, H, W, 3] with T at least 1"
+            )
         rate = metadata["fps"] if metadata else None
         settings = self._sampling(sampling)
         del settings["decode_size"]

@@ -7,10 +7,10 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 from dynfocus import DynFocusConfig, DynFocusForConditionalGeneration, DynFocusProcessor, DynFocusVideoProcessor
 from dynfocus.chat_templates import VICUNA
 
-WORDS = (
-    "a chat between curious user and an artificial intelligence assistant the gives helpful detailed polite answers to "
-    "'s questions what color is circle square red blue came first or object shape which : ? . , < > video image in this"
-).split()
+WORDS = """
+    a chat between curious user and an artificial intelligence assistant the gives helpful detailed polite answers to
+    's questions what color is circle square red blue came first or object shape which : ? . , < > video image in this
+""".split()
 
 
 def language_tokenizer() -> PreTrainedTokenizerFast:

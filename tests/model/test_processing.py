@@ -1,0 +1,202 @@
+"""Processor and video processor: placeholders, budgets, questions, sampling, saving."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from dynfocus import DynFocusVideoProcessor
+from dynfocus.chat_templates import CHATML
+from dynfocus.video_reading import VideoClip
+from tests.model import tiny
+
+VIDEO_TOKEN = tiny.config().video_token_id
+
+
+def video(num_frames, height=40, width=48):
+    ramp = np.arange(num_frames, dtype=np.uint8)[:, None, None, None]
+    return np.broadcast_to(ramp, (num_frames, height, width, 3)).copy()
+
+
+def clip(num_frames):
+    return VideoClip(
+        frames=video(num_frames),
+        timestamps=np.arange(num_frames) / 4,
+        frame_indices=np.arange(num_frames),
+        duration=num_frames / 4,
+        total_frames=num_frames,
+        fps=4.0,
+        frames_lost=0,
+        frames_damaged=0,
+        path="clip",
+    )
+
+
+def user(*parts):
+    return [{"role": "user", "content": list(parts)}]
+
+
+def text_part(text):
+    return {"type": "text", "text": text}
+
+
+def test_chat_template_makes_model_inputs():
+    processor = tiny.processor()
+    conversation = user({"type": "video", "video": clip(12)}, text_part("What color is the circle?"))
+    inputs = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=True, return_dict=True)
+    plan = processor.plan(12)
+    assert int((inputs["input_ids"] == VIDEO_TOKEN).sum()) == plan.num_tokens
+    assert inputs["num_frames"].tolist() == [12]
+    question = processor.qformer_tokenizer.decode(inputs["qformer_input_ids"][0], skip_special_tokens=True)
+    assert question == "what color is the circle?"
+    rendered = processor.apply_chat_template(conversation, add_generation_prompt=True)
+    assert rendered.endswith("USER: <video>\nWhat color is the circle? ASSISTANT:")
+
+
+def test_the_question_is_the_users_last_turn():
+    processor = tiny.processor()
+    conversation = [
+        *user({"type": "video", "video": clip(4)}, text_part("what shape?")),
+        {"role": "assistant", "content": "square"},
+        {"role": "user", "content": "what color?"},
+    ]
+    inputs = processor.apply_chat_template(conversation, tokenize=True, return_dict=True)
+    assert processor.qformer_tokenizer.decode(inputs["qformer_input_ids"][0], skip_special_tokens=True) == "what color?"
+    assert "square</s>" in processor.apply_chat_template(conversation)
+
+
+def test_chatml_template():
+    processor = tiny.processor()
+    rendered = processor.apply_chat_template(
+        user({"type": "image", "image": "x"}, text_part("shape?")), chat_template=CHATML, add_generation_prompt=True
+    )
+    assert rendered == "<|im_start|>user\n<image>\nshape?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("auto", [False, True])
+def test_save_and_load(tmp_path, auto):
+    processor = tiny.processor(max_frames=17, num_frames=11)
+    processor.save_pretrained(tmp_path)
+    loaded = (AutoProcessor if auto else type(processor)).from_pretrained(tmp_path)
+    assert type(loaded) is type(processor)
+    arguments = {"text": "USER: <video> what? ASSISTANT:", "videos": clip(30), "questions": "what?"}
+    first, second = processor(**arguments), loaded(**arguments)
+    assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    assert loaded.plan(11) == processor.plan(11) and loaded.chat_template == processor.chat_template
+
+
+def test_budget_is_shared_by_the_videos_of_a_sample():
+    processor = tiny.processor(tiny.config(max_visual_tokens=60), fps=None)
+    inputs = processor(text="<video> <video> what?", videos=[clip(200), clip(200)], questions="what?")
+    assert inputs["num_frames"].tolist() == [10, 10]  # (30 − 10) / 2 each
+    assert int((inputs["input_ids"] == VIDEO_TOKEN).sum()) <= 60
+    assert inputs["visual_token_budget"].tolist() == [30, 30]
+
+
+def test_images_and_videos_keep_the_order_of_their_placeholders():
+    processor = tiny.processor()
+    image = Image.fromarray(video(9)[8])
+    inputs = processor(
+        text=["<video> <image> what?", "<image> what?"],
+        videos=[[clip(3)], []],
+        images=[[image], [np.asarray(image)]],
+        questions=["what?", "what?"],
+    )
+    assert inputs["num_frames"].tolist() == [3, 1, 1]
+    assert torch.equal(inputs["pixel_values_videos"][3], inputs["pixel_values_videos"][4])
+
+
+def test_a_question_per_visual():
+    processor = tiny.processor()
+    inputs = processor(text="<video> <video>", videos=[clip(3), clip(3)], questions=[["what color?", "what shape?"]])
+    decoded = processor.qformer_tokenizer.batch_decode(inputs["qformer_input_ids"], skip_special_tokens=True)
+    assert decoded == ["what color?", "what shape?"]
+
+
+def test_without_questions_the_prompt_is_asked():
+    processor = tiny.processor()
+    inputs = processor(text="<video>\nwhat color?", videos=clip(3))
+    assert processor.qformer_tokenizer.decode(inputs["qformer_input_ids"][0], skip_special_tokens=True) == "what color?"
+
+
+def test_overlong_question():
+    processor = tiny.processor()
+    long = " ".join(["red"] * 50 + ["blue"])
+    with pytest.raises(ValueError, match="the question has 53 tokens but must have at most 40"):
+        processor(text="<video> what?", videos=clip(3), questions=long)
+    ids = processor(text="<video> what?", videos=clip(3), questions=long, truncate_questions=True)["qformer_input_ids"]
+    assert ids.shape[1] == 40
+    assert processor.qformer_tokenizer.decode(ids[0], skip_special_tokens=True).endswith("red blue"), "its end is kept"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"text": "what?", "videos": "a.mp4"}, "text has 0 <video> but 1 videos were given"),
+        ({"text": "<video> <video>", "videos": "a.mp4"}, "text has 2 <video> but 1 videos"),
+        ({"text": "<image>"}, "text has 1 <image> but 0 images"),
+        ({"text": "<video>", "videos": clip(2), "questions": "  "}, "empty question"),
+        ({"text": "<video>", "videos": clip(2)}, "empty question"),
+        ({"text": "<video>", "videos": clip(2), "questions": ["a", "b"]}, "questions has 2 entries"),
+        ({"text": "<video>", "videos": clip(2), "questions": [["a", "b"]]}, "it must have one each"),
+        ({"text": "<video>" * 11, "videos": [clip(2)] * 11, "questions": "a"}, "must be at least 12 for each"),
+        ({"text": "what?", "audio": "a.wav"}, "does not hear"),
+        ({"videos": "a.mp4"}, "text must be given"),
+    ],
+    ids=str,
+)
+def test_mismatches_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.processor()(**arguments)
+
+
+def test_pixels_are_normalised_and_whole():
+    processor = DynFocusVideoProcessor(size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    frames = np.full((2, 20, 30, 3), 51, dtype=np.uint8)
+    pixels = processor(frames)["pixel_values_videos"]
+    assert pixels.shape == (2, 3, 8, 8)
+    torch.testing.assert_close(pixels, torch.full_like(pixels, (51 / 255 - 0.5) / 0.25))
+
+
+def test_downscaling_does_not_alias():
+    """A one-pixel chequerboard becomes its mean, which only an antialiased resize gives."""
+    board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[None, :, :, None].repeat(3, -1)
+    processor = DynFocusVideoProcessor(size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[1.0] * 3)
+    assert processor(board)["pixel_values_videos"].abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({"num_frames": 4}, [1.25, 3.75, 6.25, 8.75]),
+        ({"fps": 1.0, "min_frames": 1}, list(range(10))),
+        ({"fps": 1.0, "max_frames": 5}, [1.0, 3.0, 5.0, 7.0, 9.0]),
+        ({"fps": 0.1, "min_frames": 2}, [2.5, 7.5]),
+    ],
+    ids=str,
+)
+def test_arrays_are_sampled_by_their_clock(settings, expected):
+    processor = DynFocusVideoProcessor(size={"height": 8, "width": 8})
+    result = processor(video(40), video_metadata={"fps": 4.0}, **settings)
+    assert result["frame_timestamps"].tolist() == expected
+    level = result["pixel_values_videos"][:, 0, 0, 0] * processor.image_std[0] + processor.image_mean[0]
+    torch.testing.assert_close((level * 255).round(), torch.tensor(expected).float() * 4)
+
+
+def test_arrays_without_a_clock_have_no_timestamps():
+    result = DynFocusVideoProcessor(size={"height": 8, "width": 8})(torch.from_numpy(video(20)))
+    assert result["num_frames"].tolist() == [20] and result["frame_timestamps"].isnan().all()
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((2, 8, 8), np.uint8), np.zeros((2, 8, 8, 3), np.float32), np.zeros((0, 8, 8, 3), np.uint8)]
+)
+def test_wrong_frames_are_named(bad):
+    with pytest.raises(ValueError, match=r"must be uint8 \[T, H, W, 3\]"):
+        DynFocusVideoProcessor()([bad])
+
+
+def test_unknown_settings_are_named():
+    with pytest.raises(TypeError, match=r"unknown video settings \['frames'\]"):
+        DynFocusVideoProcessor()(video(2), frames=3)

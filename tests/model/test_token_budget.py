@@ -1,0 +1,64 @@
+import pytest
+
+from dynfocus.connector import ConnectorSettings
+from dynfocus.token_budget import max_frames_within, plan_tokens
+
+
+def plan(num_frames, budget=2048, **settings):
+    return ConnectorSettings(max_visual_tokens=budget, **settings).plan(num_frames)
+
+
+def test_the_papers_example():
+    example = plan(200)
+    assert (example.num_events, example.num_key_frames, example.num_tokens) == (25, 20, 20 * 40 + 180 * 2)
+
+
+def test_one_image_is_one_event_in_full():
+    image = plan(1)
+    assert (image.num_events, image.num_key_frames, image.num_tokens) == (1, 1, 40)
+
+
+@pytest.mark.parametrize("budget", [40, 41, 64, 128, 1000, 2048])
+def test_budget_holds_for_every_length(budget):
+    longest = max_frames_within(budget, 38)
+    for num_frames in range(1, longest + 1):
+        result = plan(num_frames, budget)
+        assert result.num_tokens <= budget
+        assert 1 <= result.num_key_frames <= result.num_events <= min(25, num_frames)
+    with pytest.raises(ValueError, match=f"num_frames is {longest + 1} but must be at most {longest}"):
+        plan(longest + 1, budget)
+
+
+def test_the_budget_is_used_and_the_ratio_kept():
+    tight = plan(400, 1200)
+    assert tight.num_key_frames == (1200 - 800) // 38 == 10
+    assert tight.num_events == 12  # floor(10 / 0.8)
+    assert tight.num_tokens + 38 > 1200
+
+
+@pytest.mark.parametrize("ratio, expected", [(0.8, 20), (0.45, 12), (1.0, 25), (0.01, 1)])
+def test_key_ratio_rounds_up(ratio, expected):
+    assert plan(100, key_ratio=ratio).num_key_frames == expected
+
+
+def test_no_frames():
+    with pytest.raises(ValueError, match="num_frames is 0"):
+        plan_tokens(0, num_events=25, key_ratio=0.8, fine_tokens=38, budget=2048)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"temporal": "dbscan"}, "temporal is 'dbscan' but must be one of 'dpc_knn', 'kmeans'"),
+        ({"key_ratio": 0.0}, "key_ratio is 0.0"),
+        ({"key_ratio": 1.5}, "key_ratio is 1.5"),
+        ({"num_events": 0}, "num_events is 0"),
+        ({"sigma": 0.0}, "sigma is 0.0"),
+        ({"spatial_levels": ()}, "spatial_levels is"),
+        ({"spatial_levels": ((16, 0),)}, "spatial_levels is"),
+        ({"spatial_gate": "softmax", "spatial_levels": ((16, 8),)}, "exactly two levels"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ConnectorSettings(**settings)
