@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from dynfocus_ops.reference.precision import upcast
+
 
 def cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None) -> Tensor:
     """y_c = sum_i w_i x_i / W_c with W_c = sum_i w_i over cluster c; 0 where W_c is 0."""
-    points = x if x.dtype == torch.float64 else x.float()
+    points = upcast(x)
     weights = member_weights(points, assignment, weight)
     sums = segment_sum(points * weights.unsqueeze(-1), assignment, num_clusters)
     return divide(sums, segment_sum(weights.unsqueeze(-1), assignment, num_clusters)).to(x.dtype)
@@ -15,7 +17,7 @@ def cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tenso
 def cluster_mean_backward(grad: Tensor, x: Tensor, assignment: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """dx_i = g_c w_i / W_c and dw_i = g_c . (x_i - y_c) / W_c, c the cluster of i; without a weight, dw is empty."""
     num_clusters = grad.shape[1]
-    points = x if x.dtype == torch.float64 else x.float()
+    points = upcast(x)
     weights = member_weights(points, assignment, weight)
     total = segment_sum(weights.unsqueeze(-1), assignment, num_clusters)
     own = assignment.clamp(min=0).unsqueeze(-1)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from dynfocus_ops.reference.precision import upcast
+
 BLOCK = 1 << 19  # numbers in a block of differences x_i - x_j: a few rows at a time, never N x N
 
 
@@ -74,10 +76,6 @@ def nearest_center(x: Tensor, centers: Tensor, mask: Tensor | None) -> Tensor:
         samples.append(nearest.scatter(0, chosen, torch.arange(len(chosen), device=x.device)))
     assignment = torch.stack(samples)
     return assignment if mask is None else assignment.masked_fill(~mask, -1)
-
-
-def upcast(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def valid_points(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from dynfocus_ops.reference.precision import upcast
+
 CHUNK = 64  # samples at a time: fixed, so that sums over samples are the same whatever the batch
 WORD = 0xFFFFFFFF
 
@@ -120,7 +122,3 @@ def philox4x32(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Te
         c0, c1, c2, c3 = (p1 >> 32 & WORD) ^ c1 ^ k0, p1 & WORD, (p0 >> 32 & WORD) ^ c3 ^ k1, p0 & WORD
         k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
     return c0, c1, c2, c3
-
-
-def upcast(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dynfocus_ops.reference.cluster_mean import segment_sum
+from dynfocus_ops.reference.precision import upcast
 
 BLOCK = 1 << 19  # numbers in a block of frames
 
@@ -69,7 +70,3 @@ def attention(frames: Tensor, query: Tensor, scale: float) -> Tensor:
     """softmax over the tokens of scale q . x: [f, Q, M]."""
     logits = torch.stack([(frames * row.unsqueeze(1)).sum(-1) for row in query.unbind(1)], 1)
     return (scale * logits).softmax(-1)
-
-
-def upcast(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

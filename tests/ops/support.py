@@ -1,0 +1,67 @@
+"""What the tests of the ops share: which backends they must run on, golden numbers, threads, poisoned memory."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from dynfocus_ops.backends import CPU_OPS
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+NATIVE = os.environ.get("DYNFOCUS_BUILD") != "none"  # where it should be there, its absence is a failure and not a skip
+
+
+def backends(op: str) -> list[str]:
+    return ["reference", *(["cpu"] if op in CPU_OPS and NATIVE else [])]
+
+
+def golden(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file of numbers that the research code computed."""
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+
+
+def assert_same_bits(actual: Any, expected: Any) -> None:
+    actual_leaves, expected_leaves = tree_flatten(actual)[0], tree_flatten(expected)[0]
+    assert len(actual_leaves) == len(expected_leaves)
+    for a, e in zip(actual_leaves, expected_leaves, strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=0, equal_nan=True)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Fresh tensors are full of NaN, or of the largest integer: what an op forgets to write shows."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(3).isnan().all() and torch.utils.deterministic.fill_uninitialized_memory
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def gradients(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor | None]:
+    """Gradients of a fixed random projection of the differentiable outputs; none where there are none."""
+    leaves = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
+    outputs = [y for y in tree_flatten(function(*leaves))[0] if y.requires_grad]
+    if not outputs:
+        return []
+    generator = torch.Generator().manual_seed(7)
+    loss = sum((y * torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)).sum() for y in outputs)
+    wanted = [x for x in leaves if x.requires_grad]
+    return list(torch.autograd.grad(loss, wanted, allow_unused=True))
