@@ -1,7 +1,7 @@
 """Builds the native part with CMake and ninja; everything else about the package is in pyproject.toml.
 
-DYNFOCUS_BUILD chooses: `cpu`, `cuda` or `none`. Unset, it is `cpu` where a C++ compiler is found (CXX, or c++, g++, clang++ on the path),
-else `none`: the ops then run in plain torch. A compiler that is found and fails stops the install.
+DYNFOCUS_BUILD chooses: `cpu`, `cuda` or `none`. Unset, it is `cpu` where a C++ compiler is found (CXX, or c++, g++,
+clang++ on the path), else `none`: the ops then run in plain torch. A compiler that is found and fails stops the install.
 """
 
 import os
@@ -35,7 +35,9 @@ def reason_not_to_build() -> str | None:
         return "installed with DYNFOCUS_BUILD=none"
     if find_compiler() is None:
         if wanted == "cpu":
-            raise SetupError("DYNFOCUS_BUILD=cpu: no C++ compiler found (CXX is not set; no c++, g++ or clang++ on the path)")
+            raise SetupError(
+                "DYNFOCUS_BUILD=cpu: no C++ compiler found (no CXX, and no c++, g++ or clang++ on the path)"
+            )
         return "no C++ compiler was found when the package was installed"
     return None
 
@@ -72,8 +74,8 @@ class BuildNative(build_ext):
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
         module = Path(self.get_ext_fullpath(self.extensions[0].name)).resolve()
-        headers = Path(sysconfig.get_path("include")) / "Python.h"
-        with_module = headers.is_file()
+        header = Path(sysconfig.get_path("include")) / "Python.h"
+        with_module = header.is_file()
         self.run_tool("cmake", "-S", ".", "-B", str(build), "-G", "Ninja", *self.definitions(with_module))
         self.run_tool("cmake", "--build", str(build))
 
@@ -84,15 +86,15 @@ class BuildNative(build_ext):
             old.unlink()
         if with_module:
             replace(build / module.name, module)
-        no_module = None if with_module else f"no Python headers at {headers} (on Debian and Ubuntu: apt install python3-dev)"
-        write_note(package, no_module, "NO_MODULE.txt")
+        lacking = f"not built, there is no {header} (on Debian and Ubuntu: apt install python3-dev)"
+        write_note(package, None if with_module else lacking, "NO_MODULE.txt")
 
     def definitions(self, with_module: bool) -> list[str]:
         try:
             import torch
         except ImportError as error:
             raise SetupError(
-                "building the native ops needs torch >= 2.10 here: install torch first and use pip's --no-build-isolation, "
+                "building the native ops needs torch >= 2.10: install it first and use pip's --no-build-isolation, "
                 f"or set DYNFOCUS_BUILD=none ({error})"
             ) from error
         definitions = {
@@ -114,13 +116,13 @@ class BuildNative(build_ext):
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         tool = shutil.which(command[0], path=path)
         if tool is None or shutil.which("ninja", path=path) is None:
-            raise SetupError("building the native ops needs cmake and ninja: pip install cmake ninja, or set DYNFOCUS_BUILD=none")
+            raise SetupError("building the native ops needs cmake and ninja; or set DYNFOCUS_BUILD=none")
         result = subprocess.run([tool, *command[1:]], env=os.environ | {"PATH": path}, text=True, capture_output=True)
         print(result.stdout, result.stderr)
         if result.returncode != 0:
             raise SetupError(
-                f"building the native ops with the compiler {find_compiler()} failed; mend it, or set DYNFOCUS_BUILD=none:\n"
-                + "\n".join((result.stdout + result.stderr).splitlines()[-30:])
+                f"building the native ops with the compiler {find_compiler()} failed; "
+                "mend it, or set DYNFOCUS_BUILD=none:\n" + "\n".join((result.stdout + result.stderr).splitlines()[-30:])
             )
 
     def get_outputs(self) -> list[str]:

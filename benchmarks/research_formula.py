@@ -1,4 +1,4 @@
-"""What the field runs today, written from the papers' formulas: the whole N x N distance matrix, top-k, a masked minimum."""
+"""What the field runs today, from the papers' formulas: the whole N x N distance matrix, top-k, a masked minimum."""
 
 import torch
 from torch import Tensor

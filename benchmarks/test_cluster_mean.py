@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from dynfocus_ops import cluster_mean
 
 from benchmarks import research_formula
+from dynfocus_ops import cluster_mean
 
 SHAPES = {  # B, N, C, num_clusters
     "patches of 16 frames": (16, 256, 1408, 16),

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from dynfocus_ops import dpc_knn
 
 from benchmarks import research_formula
+from dynfocus_ops import dpc_knn
 
 SHAPES = {  # B, N, C, num_clusters, k
     "patches of 4 frames": (4, 256, 1408, 16, 8),

@@ -1,8 +1,8 @@
 """Which backend runs an op: one predicate per backend filters the automatic choice and explains a refusal.
 
-Asking order: the op's `backend=` argument, then `with use_backend(name):`, then the environment variable DYNFOCUS_BACKEND, then the
-fastest backend whose predicate passes. A backend asked for by name either runs or raises; only the automatic choice moves on, and it logs
-what it took and why.
+Asking order: the op's `backend=` argument, then `with use_backend(name):`, then the environment variable
+DYNFOCUS_BACKEND, then the fastest backend whose predicate passes. A backend asked for by name either runs or raises;
+only the automatic choice moves on, and it logs what it took and why.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Finds and loads the native library: `torch.ops.dynfocus_native.<op>`.
 
-The ops live in one shared library on PyTorch's stable ABI with no Python in it; the pybind11 module `dynfocus_ops._C` only describes the
-build, and the ops load without it. Nothing is loaded when this module is imported.
+The ops live in one shared library on PyTorch's stable ABI with no Python in it; the pybind11 module `dynfocus_ops._C`
+only describes the build, and the ops load without it. Nothing is loaded when this module is imported.
 """
 
 import importlib
@@ -28,7 +28,7 @@ def load() -> None:
     """Loads the native library, once.
 
     Raises:
-        NativeUnavailable: naming the file tried and what was wrong with it. The first failure is kept: later calls raise it again.
+        NativeUnavailable: naming the file tried and what was wrong with it; kept, and raised again by later calls.
     """
     global _loaded, _failure
     if _loaded:
@@ -43,7 +43,8 @@ def load() -> None:
 def _try_to_load() -> str | None:
     """None, or why the library cannot be loaded."""
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
-        return f"the native library needs torch >= {'.'.join(map(str, OLDEST_TORCH))}, this is torch {torch.__version__}"
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        return f"the native library needs torch >= {oldest}, this is torch {torch.__version__}"
     if not LIBRARY.is_file():
         why = _note(NOT_BUILT) or "the package has not been built"
         return f"no native library at {LIBRARY}: {why} (reinstall with a C++ compiler and DYNFOCUS_BUILD=cpu)"

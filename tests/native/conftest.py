@@ -1,10 +1,11 @@
 import pytest
+
 from dynfocus_ops import native
 
 
 @pytest.fixture(scope="session", autouse=True)
 def library() -> None:
-    """Loads the native library. An install that chose to come without one skips; a library that is lost or does not load fails."""
+    """Loads it. An install that chose to come without one skips; a library that is lost or does not load fails."""
     if native.NOT_BUILT.is_file():
         pytest.skip(f"no native library: {native.NOT_BUILT.read_text().strip()}")
     native.load()

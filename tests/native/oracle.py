@@ -28,7 +28,7 @@ def dpc_knn(
 
 
 def cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None = None) -> Tensor:
-    """Weighted means [num_clusters, C] of x [N, C]; differentiable, so autograd gives the oracle of the gradient too."""
+    """Weighted means [num_clusters, C] of x [N, C]; autograd through it gives the oracle of the gradient."""
     weight = torch.ones(len(x), dtype=x.dtype) if weight is None else weight
     means = []
     for m in range(num_clusters):

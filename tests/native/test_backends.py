@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+
 from dynfocus_ops import backends, native
 from dynfocus_ops.backends import select_backend, use_backend
 
@@ -55,7 +56,7 @@ def test_context_ends_with_an_exception_and_stays_in_its_thread() -> None:
 
 
 def test_a_named_backend_runs_or_raises_its_reason() -> None:
-    with pytest.raises(RuntimeError, match=r"'cpu' \(backend=\) cannot run rods_pool: rods_pool has no native CPU kernel"):
+    with pytest.raises(RuntimeError, match=r"'cpu' \(backend=\) cannot run rods_pool: .* has no native CPU kernel"):
         select_backend("rods_pool", "cpu", X)
     with pytest.raises(RuntimeError, match=r"x is torch\.float64.* take float32, bfloat16 and float16"):
         select_backend("dpc_knn", "cpu", X.double())

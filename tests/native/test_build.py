@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(os.environ.get("DYNFOCUS_SOURCE", Path(__file__).parents[2]))
-pytestmark = pytest.mark.skipif(not (SOURCE / "setup.py").is_file(), reason="needs the source tree: set DYNFOCUS_SOURCE")
+pytestmark = pytest.mark.skipif(not (SOURCE / "setup.py").is_file(), reason="DYNFOCUS_SOURCE is not set")
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of what a build reads, with the native part of an earlier build in it."""
+    """A copy of what a build reads, and nothing an earlier one left."""
     tree = tmp_path / "tree"
-    shutil.copytree(SOURCE / "dynfocus_ops", tree / "dynfocus_ops", ignore=shutil.ignore_patterns("*.so", "*.txt", "__pycache__"))
+    built = shutil.ignore_patterns("lib", "*.so", "__pycache__")
+    shutil.copytree(SOURCE / "dynfocus_ops", tree / "dynfocus_ops", ignore=built)
     shutil.copytree(SOURCE / "csrc", tree / "csrc")
     for name in ("setup.py", "pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE"):
         if (SOURCE / name).is_file():
@@ -36,8 +37,9 @@ def build(tree: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def run(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": "."}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=tree / "lib", env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True
+        [sys.executable, *arguments], cwd=tree / "lib", env=environment, capture_output=True, text=True
     )
 
 

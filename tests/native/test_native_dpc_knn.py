@@ -31,7 +31,7 @@ def capability(request, monkeypatch, runnable_capabilities) -> str:
 
 
 def assert_equals_oracle(x, num_clusters, k, mask, noise, found) -> None:
-    """Discrete results equal, the others to a few float32 roundings. The inputs have no near-ties: k >= 3 and random points."""
+    """Discrete results equal, the others to a few float32 roundings. No near-ties: k >= 3 and random points."""
     assignment, centers, log_density, delta = found
     for b in range(len(x)):
         valid = torch.arange(x.shape[1]) if mask is None else mask[b].nonzero().squeeze(1)
@@ -90,7 +90,7 @@ def test_strides(capability: str, dtype: torch.dtype) -> None:
 
 
 def test_duplicates_tie_by_index(capability: str) -> None:
-    # Three copies of one point and a far one: the copies have density 0, the first of them is the densest and gets the largest d.
+    # Three copies of one point and a far one: the copies have log rho 0, the first of them is the densest.
     x = torch.tensor([[[9.0], [1.0], [1.0], [1.0]]])
     assignment, centers, log_density, delta = dpc_knn(x, 3, 2, scale=1.0)
     assert log_density.tolist() == [[-32.0, 0.0, 0.0, 0.0]]
@@ -116,7 +116,7 @@ def test_non_finite_shows_in_log_density(capability: str, bad: float, k: int) ->
 
 
 def test_half_precision_is_read_exactly(capability: str) -> None:
-    """Every finite float16 and its distance to 0, subnormals among them, comes through the tile as it does through torch."""
+    """The distance of finite float16 to 0, subnormals among them, is what it is in float64."""
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     values = bits.view(torch.float16)
     values = values[values.isfinite()][::31]

@@ -6,9 +6,10 @@ import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
 
+import pytest
+
 import dynfocus
 import dynfocus_ops
-import pytest
 
 SOURCE = os.environ.get("DYNFOCUS_SOURCE")
 pytestmark = pytest.mark.skipif(SOURCE is None, reason="looks at the wheel that make test builds")
@@ -23,9 +24,11 @@ def built(pattern: str) -> Path:
 def package_files() -> set[str]:
     """The files of both packages in the source tree, as a wheel names them."""
     assert SOURCE is not None
-    found = [path for name in ("dynfocus", "dynfocus_ops") for path in (Path(SOURCE) / name).rglob("*") if path.is_file()]
-    made = {".pyc", ".so", ".txt"}
-    return {path.relative_to(SOURCE).as_posix() for path in found if path.suffix not in made or "checkpoint" in path.parts}
+    folders = [Path(SOURCE) / name for name in ("dynfocus", "dynfocus_ops")]
+    found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    made = ("__pycache__", "lib")  # by Python and by the build
+    names = [path.relative_to(SOURCE) for path in found]
+    return {name.as_posix() for name in names if name.suffix != ".so" and not any(part in made for part in name.parts)}
 
 
 def test_the_packages_under_test_are_the_installed_ones() -> None:
