@@ -4,6 +4,7 @@ Names load on first use, so that the connector (`dynfocus.connector`) can be use
 """
 
 import importlib
+from typing import Any
 
 _EXPORTS = {
     "DynFocusConfig": "configuration_dynfocus",
@@ -19,7 +20,7 @@ _EXPORTS = {
 __all__ = sorted(_EXPORTS)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)

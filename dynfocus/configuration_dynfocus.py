@@ -1,5 +1,7 @@
 """DynFocus model configuration."""
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, InstructBlipQFormerConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -27,7 +29,7 @@ class DynFocusConfig(PreTrainedConfig):
     """
 
     model_type = "dynfocus"
-    sub_configs_defaults = {
+    sub_configs_defaults: ClassVar = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="instructblip_vision_model"),
         "qformer_config": InstructBlipQFormerConfig,
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
@@ -74,7 +76,8 @@ class DynFocusConfig(PreTrainedConfig):
         for num_clusters, k in settings.spatial_levels:
             if max(num_clusters, k) > tokens:
                 raise ValueError(
-                    f"spatial_levels has the level ({num_clusters}, {k}) over {tokens} tokens but may ask for no more than those"
+                    f"spatial_levels has the level ({num_clusters}, {k}) over {tokens} tokens "
+                    "but may ask for no more than those"
                 )
             tokens = num_clusters
 

@@ -1,4 +1,4 @@
-"""The connector: patch features of videos and a question in, a few visual tokens out. Imports torch and dynfocus_ops only."""
+"""The connector: patch features and a question in, a few visual tokens out. Imports torch and dynfocus_ops only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ class ConnectorSettings:
     pool_size: an event prototype has pool_size² tokens.
     temporal_neighbors: k of the temporal density. temporal: "dpc_knn" | "kmeans".
     temporal_scale: squared frame distances over "patches" (the paper's) | "channels".
-    spatial_levels: (num_clusters, k) of each level. spatial_group: "level" | "tree". spatial_gate: None | "softmax" | "sigmoid".
+    spatial_levels: (num_clusters, k) of each level.
+    spatial_group: "level" | "tree". spatial_gate: None | "softmax" | "sigmoid".
     rods_source: the rods look at the spatial "prototypes" G_t (the paper's) | at all "patches".
     scorer: "mlp" | "predictor_lg". share_projector: one projector for cones and the average token, and a linear
     layer for the text-modulated one, as in the released code.
@@ -45,7 +46,7 @@ class ConnectorSettings:
     selection_gradient: str = "full"
     max_visual_tokens: int = 2048
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r} but must be one of {', '.join(map(repr, allowed))}")

@@ -1,4 +1,4 @@
-"""Compact Cooperative Encoding (CCE): cones for key frames, rods for every frame. Imports torch and dynfocus_ops only."""
+"""Compact Cooperative Encoding (CCE): cones for key frames, rods for all. Imports torch and dynfocus_ops only."""
 
 from collections.abc import Sequence
 

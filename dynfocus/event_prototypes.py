@@ -1,4 +1,4 @@
-"""Dynamic Event Prototype estimation (DPE): which frames of a video get fine detail. Imports torch and dynfocus_ops only."""
+"""Dynamic Event Prototype estimation (DPE): which frames get fine detail. Imports torch and dynfocus_ops only."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -28,7 +28,8 @@ def sample_indices(
     if num_frames is None:
         indices = np.arange(total)
         if fps is not None:
-            # Frame i is on screen at some g / fps, g an integer, if the first g / fps from times[i] on comes before the next frame.
+            # Frame i is on screen at some g / fps, g an integer, if the first g / fps from times[i] on comes before
+            # the next frame.
             start = times - 0.5 * clock_tick
             end = np.append(start[1:], duration)
             indices = np.flatnonzero(np.ceil(start * fps - _ROUNDING) < end * fps - _ROUNDING)

@@ -142,12 +142,12 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         Raises:
             ValueError: a missing or mismatched input, or a video too long for its budget.
         """
-        if (pixel_values_videos is None) == (video_features is None):
-            raise ValueError("exactly one of pixel_values_videos and video_features must be given")
         if num_frames is None or qformer_input_ids is None:
             raise ValueError("num_frames and qformer_input_ids must be given with a video")
-        if video_features is None:
+        if pixel_values_videos is not None and video_features is None:
             video_features = self.encode_patches(pixel_values_videos)
+        elif video_features is None or pixel_values_videos is not None:
+            raise ValueError("exactly one of pixel_values_videos and video_features must be given")
         lengths = num_frames.tolist()
         if sum(lengths) != video_features.shape[0]:
             raise ValueError(f"num_frames adds up to {sum(lengths)} but there are {video_features.shape[0]} frames")
@@ -189,7 +189,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
                 input_ids=input_ids[video],
                 attention_mask=torch.cat([query_mask, attention_mask[video]], 1),
                 query_embeds=self.query_tokens.expand(len(video), -1, -1),
-                # InstructBLIP's post_layernorm is what its Q-Former was trained behind; the connector reads the state before it.
+                # InstructBLIP's Q-Former was trained behind post_layernorm; the connector reads the state before it.
                 encoder_hidden_states=self.vision_tower.post_layernorm(features),
             ).last_hidden_state[:, :num_queries]
 

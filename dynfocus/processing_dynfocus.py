@@ -160,8 +160,8 @@ class DynFocusProcessor(ProcessorMixin):
             most = max_frames_within(budget, self.fine_tokens)
             if most < 1:
                 raise ValueError(
-                    f"max_visual_tokens is {self.max_visual_tokens}, shared by up to {max(map(len, samples))} visuals of a "
-                    f"sample, but must be at least {self.fine_tokens + 2} for each"
+                    f"max_visual_tokens is {self.max_visual_tokens}, shared by up to {max(map(len, samples))} visuals "
+                    f"of a sample, but must be at least {self.fine_tokens + 2} for each"
                 )
             limits = {
                 **sampling,

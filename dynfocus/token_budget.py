@@ -48,8 +48,8 @@ def plan_tokens(num_frames: int, *, num_events: int, key_ratio: float, fine_toke
     affordable = (budget - num_frames * RODS_TOKENS) // fine_tokens
     if affordable < 1:
         raise ValueError(
-            f"num_frames is {num_frames} but must be at most {max_frames_within(budget, fine_tokens)}: every frame costs "
-            f"{RODS_TOKENS} tokens and a key frame {fine_tokens} more, and the budget is {budget} visual tokens"
+            f"num_frames is {num_frames} but must be at most {max_frames_within(budget, fine_tokens)}: every frame "
+            f"costs {RODS_TOKENS} tokens and a key frame {fine_tokens} more, and the budget is {budget} visual tokens"
         )
     events = min(num_events, num_frames)
     key_frames = _ceil(key_ratio * events)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from dynfocus.frame_sampling import sample_indices
 from dynfocus.video_reading import VideoClip, read_video
 
 
-class DynFocusVideosKwargs(VideosKwargs, total=False):
+class DynFocusVideosKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]  # a TypedDict
     min_frames: int
     max_frames: int
     decode_size: int
@@ -37,9 +37,9 @@ class DynFocusVideoProcessor(VideoProcessorMixin):
     valid_kwargs = DynFocusVideosKwargs
     model_input_names = ("pixel_values_videos", "num_frames", "frame_timestamps")
 
-    size = {"height": 224, "width": 224}
-    image_mean = list(OPENAI_CLIP_MEAN)
-    image_std = list(OPENAI_CLIP_STD)
+    size: ClassVar = {"height": 224, "width": 224}
+    image_mean: ClassVar = list(OPENAI_CLIP_MEAN)
+    image_std: ClassVar = list(OPENAI_CLIP_STD)
     fps = 1.0
     num_frames = None
     min_frames = 8

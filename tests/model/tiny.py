@@ -7,10 +7,11 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 from dynfocus import DynFocusConfig, DynFocusForConditionalGeneration, DynFocusProcessor, DynFocusVideoProcessor
 from dynfocus.chat_templates import VICUNA
 
-WORDS = """
+VOCABULARY = """
     a chat between curious user and an artificial intelligence assistant the gives helpful detailed polite answers to
     's questions what color is circle square red blue came first or object shape which : ? . , < > video image in this
-""".split()
+"""
+WORDS = VOCABULARY.split()
 
 
 def language_tokenizer() -> PreTrainedTokenizerFast:
