@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,7 @@ class DynFocusPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("video", "image", "text")
     supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar = ["DynFocusConnector"]  # the towers and language models add theirs
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
