@@ -19,6 +19,14 @@ from dynfocus.video_reading import VideoClip
 
 STAGES = ("decode", "preprocess", "vision_tower", "connector", "language_model")
 
+_VISUAL_INPUTS = (
+    "num_frames",
+    "frame_timestamps",
+    "visual_token_budget",
+    "qformer_input_ids",
+    "qformer_attention_mask",
+)
+
 
 @dataclass(frozen=True)
 class VideoEvent:
@@ -152,8 +160,10 @@ class VideoAsker:
         with stage("decode"):
             clip = self._read(video)
         with stage("preprocess"):
-            inputs = [self._inputs(clip, question, max_new_tokens) for question in questions]
-            pixels = [encoded.pop("pixel_values_videos") for encoded in inputs][0]
+            inputs = []
+            for question in questions:
+                inputs.append(self._inputs(clip, question, max_new_tokens))
+                pixels = inputs[-1].pop("pixel_values_videos")  # The same for every question.
         with stage("vision_tower"):
             features = self.model.encode_patches(pixels.to(self.model.device, self.model.dtype))
         answers = []
@@ -198,18 +208,8 @@ class VideoAsker:
         return inputs
 
     def _encode(self, features: torch.Tensor, inputs: dict[str, torch.Tensor]) -> VideoEncoding:
-        names = (
-            "num_frames",
-            "frame_timestamps",
-            "visual_token_budget",
-            "qformer_input_ids",
-            "qformer_attention_mask",
-        )
-        return self.model.get_video_features(
-            video_features=features,
-            output_attentions=True,
-            **{name: inputs[name].to(self.model.device) for name in names},
-        )
+        visual = {name: inputs[name].to(self.model.device) for name in _VISUAL_INPUTS}
+        return self.model.get_video_features(video_features=features, output_attentions=True, **visual)
 
     def _generate(self, inputs: dict[str, torch.Tensor], encoding: VideoEncoding, max_new_tokens: int) -> str:
         input_ids = inputs["input_ids"].to(self.model.device)
@@ -225,6 +225,7 @@ class VideoAsker:
     def _explain(
         self, question: str, answer: str, clip: VideoClip, encoding: VideoEncoding, seconds: dict[str, float]
     ) -> VideoAnswer:
+        assert encoding.rods_attention is not None  # It was asked for.
         plan, attention = encoding.plans[0], encoding.rods_attention[0].float().cpu().numpy()
         assignment = encoding.assignment[0].cpu().numpy()
         key_frames = set(encoding.key_frames[0].tolist())
