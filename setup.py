@@ -1,7 +1,7 @@
 """Builds the native part with CMake and ninja; everything else about the package is in pyproject.toml.
 
 DYNFOCUS_BUILD chooses: `cpu`, `cuda` or `none`. Unset, it is `cpu` where a C++ compiler is found (CXX, or c++, g++,
-clang++ on the path), else `none`: the ops then run in plain torch. A compiler that is found and fails stops the install.
+clang++ on the path), else `none`: the ops then run in plain torch. A compiler that is found and fails stops it.
 """
 
 import os

@@ -86,7 +86,7 @@ def select_backend(op: str, requested: str, x: Tensor) -> str:
         _log_once(op, name, x, asked_by)
         return name
 
-    refusals = []
+    refusals: list[str] = []
     for name, can_run in BACKENDS.items():
         reason = can_run(op, x)
         if reason is None:
