@@ -53,6 +53,7 @@ lint: $(VENV)/test-tools
 # source tree: a path named in a .pth has its own .pth files left unread.
 build/wheel/installed: $(VENV)/test-tools $(PACKAGE_FILES)
 	rm -rf build/wheel build/dist
+	mkdir -p build
 	$(BIN)/python -m build --no-isolation --outdir build/dist . > build/build.log 2>&1 || { tail -n 40 build/build.log; exit 1; }
 	$(BIN)/python -m venv --without-pip build/wheel
 	$(PIP) --python build/wheel/bin/python install --quiet --no-deps build/dist/*.whl
