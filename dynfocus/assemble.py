@@ -41,7 +41,10 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 @dataclass(frozen=True)
 class ComponentReport:
-    """What became of one checkpoint's tensors: `used` of them, `renamed` of those, `dropped` by reason, on purpose."""
+    """What became of a checkpoint's tensors: `used` of them, `renamed` of those, the rest `dropped`, by reason.
+
+    EVA's `q_bias` and `v_bias`, which become one tensor, count as one.
+    """
 
     name: str
     source: Path
@@ -165,20 +168,22 @@ def _known_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def _open_tower(path: Path, overrides: dict[str, Any]) -> Component:
-    files: TensorFiles = CheckpointFiles(path)
+    files: TensorFiles
     if path.is_dir():
         config, rules = tower_layout(read_config(path), path)
+        files = CheckpointFiles(path)
     else:
-        files = FusedBiases(files)
+        files = FusedBiases(CheckpointFiles(path))
         config, rules = eva_layout(files, overrides.get("vision_config", {}))
     return Component("vision", files, _overridden(config, overrides, "vision_config"), rules)
 
 
 def _open_qformer(path: Path, overrides: dict[str, Any], eva_tower: bool) -> Component:
-    files = CheckpointFiles(path)
     if path.is_dir():
         config, rules = qformer_layout(read_config(path), path, eva_tower)
+        files = CheckpointFiles(path)
     else:
+        files = CheckpointFiles(path)
         config, rules = lavis_qformer_layout(files, eva_tower)
     return Component("qformer", files, _overridden(config, overrides, "qformer_config"), rules)
 

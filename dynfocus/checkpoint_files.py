@@ -140,9 +140,16 @@ def write_weights(
     dtype: torch.dtype,
     max_shard_size: int | str,
 ) -> list[str]:
-    """Reads, casts and writes tensors into safetensors shards, one of them in memory at a time; gives file names."""
+    """Reads, casts and writes tensors into safetensors shards, one of them in memory at a time; gives file names.
+
+    Raises:
+        DynFocusError: `max_shard_size` is not a size.
+    """
     planned = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
-    plan = split_torch_state_dict_into_shards(planned, max_shard_size=max_shard_size)
+    try:
+        plan = split_torch_state_dict_into_shards(planned, max_shard_size=max_shard_size)
+    except ValueError as error:
+        raise DynFocusError(f"max_shard_size is {max_shard_size!r}, but must be bytes or e.g. '5GB'") from error
     for file, names in plan.filename_to_tensors.items():
         shard = {name: readers[name]().to(dtype).contiguous() for name in names}
         save_file(shard, directory / file, metadata={"format": "pt"})
