@@ -65,7 +65,8 @@ test: lint build/wheel/installed
 	rm -rf build/empty
 	mkdir build/empty
 	cp -r tests pyproject.toml build/empty
-	cd build/empty && DYNFOCUS_SOURCE=$(CURDIR) ../wheel/bin/python -P -m pytest $(PYTEST_ARGS)
+	cd build/empty && PATH="$(CURDIR)/build/wheel/bin:$(CURDIR)/$(BIN):$$PATH" DYNFOCUS_SOURCE="$(CURDIR)" \
+	    python -P -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/test-tools
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-group-by=group,param:shape \
