@@ -264,7 +264,7 @@ def _color(answer: VideoAnswer, event: VideoEvent) -> str:
 
 
 def _file_line(answer: VideoAnswer) -> str:
-    name = Path(answer.clip.path).name
+    name = Path(answer.clip.path).name.encode(errors="replace").decode()  # Bytes that are no UTF-8 cannot be drawn.
     return name if len(name) <= 80 else f"{name[:50]} … {name[-25:]}"
 
 
