@@ -69,7 +69,7 @@ test: lint build/wheel/installed
 	    python -P -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/test-tools
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-group-by=group,param:shape \
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-group-by=func,param:shape \
 	    --benchmark-columns=median,iqr,rounds --benchmark-sort=mean
 
 aot:
