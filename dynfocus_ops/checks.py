@@ -65,12 +65,13 @@ def checks_values(x: Tensor) -> bool:
 
 
 def check_points(
-    x: Tensor, mask: Tensor | None = None, noise: Tensor | None = None, distance_scale: float | None = None
+    x: Tensor,
+    shape: str,
+    mask: Tensor | None = None,
+    noise: Tensor | None = None,
+    distance_scale: float | None = None,
 ) -> None:
-    """The static properties of x [B, N, C] or [total, C] and of what comes with each point."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x is a {type(x).__name__}, it must be a tensor")
-    shape = "[total, C]" if x.dim() == 2 else "[B, N, C]"
+    """The static properties of points x and of what comes with each of them."""
     check_tensor("x", x, shape)
     check_not_empty("x", x)
     for name, extra, dtypes in (("mask", mask, (torch.bool,)), ("noise", noise, FLOATS)):
@@ -97,18 +98,18 @@ def check_noise(noise: Tensor | None) -> None:
         )
 
 
-def check_log_density(log_density: Tensor, mask: Tensor | None) -> None:
-    """Value check: a point with NaN or infinity in it has a log density of NaN or -inf."""
+def check_log_density(log_density: Tensor, x: Tensor, mask: Tensor | None) -> None:
+    """Value check: NaN or infinity in a valid point of x shows as a log density of NaN or -inf."""
     if not checks_values(log_density):
         return
-    bad = ~log_density.isfinite()
-    if mask is not None:
-        bad &= mask
-    if bool(bad.any()):
-        where = bad.nonzero()[0].tolist()
+    valid = torch.ones_like(log_density, dtype=torch.bool) if mask is None else mask
+    if not bool((log_density.isfinite() | ~valid).all()):
+        bad = ~x.isfinite().all(-1) & valid
+        if bool(bad.any()):
+            where = bad.nonzero()[0].tolist()
+            raise ValueError(f"x has NaN or infinity at {where}, it must be finite")
         raise ValueError(
-            f"x has points at no finite distance from their neighbours (the first at {where}): it must be finite, "
-            "and small enough for squared distances to be finite in float32"
+            f"x has values up to {float(x.abs().max())}, it must be small enough for squared distances to be finite"
         )
 
 

@@ -27,8 +27,7 @@ def density_peak_distance(
             masked out.
         Neither is differentiable.
     """
-    check_points(x, mask, None, distance_scale)
-    check_tensor("x", x, "[B, N, C]")
+    check_points(x, "[B, N, C]", mask, None, distance_scale)
     check_tensor("log_density", log_density, "[B, N]")
     check_shape("log_density", log_density, tuple(x.shape[:2]), "[B, N] of x")
     check_same_device("log_density", log_density, "x", x)

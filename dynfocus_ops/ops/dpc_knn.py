@@ -67,7 +67,7 @@ def dpc_knn(
     Source: Du, Ding & Jia, "Study on density peaks clustering based on k-nearest neighbors", 2016; DynFocus (CVPR 2025,
     arXiv 2411.12355).
     """
-    check_points(x, mask, noise, distance_scale)
+    check_points(x, "[B, N, C]", mask, noise, distance_scale)
     check_int("num_clusters", num_clusters, 1, x.shape[1], "the number of points")
     check_int("k", k, 1, x.shape[1], "the number of points")
     noise = None if noise is None else noise.to(score_dtype(x))
@@ -89,7 +89,7 @@ def _dpc_knn(
     check_noise(noise)
     run = torch.ops.dynfocus_native.dpc_knn if select_backend("dpc_knn", backend, x) == "cpu" else reference.dpc_knn
     result = run(x, num_clusters, k, mask, float(distance_scale or x.shape[-1]), noise)
-    check_log_density(result[2], mask)
+    check_log_density(result[2], x, mask)
     return result
 
 

@@ -62,8 +62,7 @@ def dpc_knn_varlen(
 
     Source: as `dpc_knn`.
     """
-    check_points(x, mask, noise, distance_scale)
-    check_tensor("x", x, "[total, C]")
+    check_points(x, "[total, C]", mask, noise, distance_scale)
     check_tensor("cu_seqlens", cu_seqlens, "[S + 1]", (torch.int32, torch.int64))
     check_same_device("cu_seqlens", cu_seqlens, "x", x)
     if cu_seqlens.shape[0] < 2:
@@ -117,7 +116,7 @@ def _dpc_knn_varlen(
         noise,
         dpc_knn=torch.ops.dynfocus_native.dpc_knn if native else reference.dpc_knn,
     )
-    check_log_density(log_density, mask)
+    check_log_density(log_density, x, mask)
     cu_clusters = torch.tensor([0, *clusters], device=x.device).cumsum(0)
     return assignment, centers, cu_clusters, log_density, delta
 

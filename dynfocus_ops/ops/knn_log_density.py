@@ -9,7 +9,6 @@ from dynfocus_ops.checks import (
     check_log_density,
     check_noise,
     check_points,
-    check_tensor,
     score_dtype,
 )
 from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients
@@ -32,8 +31,7 @@ def knn_log_density(
     Returns:
         float32 (float64 for float64) [B, N]; -inf where masked out; not differentiable.
     """
-    check_points(x, mask, noise, distance_scale)
-    check_tensor("x", x, "[B, N, C]")
+    check_points(x, "[B, N, C]", mask, noise, distance_scale)
     check_int("k", k, 1, x.shape[1], "the number of points")
     noise = None if noise is None else noise.to(score_dtype(x))
     return _knn_log_density(x, k, mask, distance_scale, noise, backend)
@@ -47,7 +45,7 @@ def _knn_log_density(
     check_noise(noise)
     select_backend("knn_log_density", backend, x)
     log_density = reference.knn_log_density(x, k, mask, float(distance_scale or x.shape[-1]), noise)
-    check_log_density(log_density, mask)
+    check_log_density(log_density, x, mask)
     return log_density
 
 

@@ -18,8 +18,7 @@ def nearest_center(x: Tensor, centers: Tensor, *, mask: Tensor | None = None, ba
     Returns:
         int64 [B, N] into M: the nearest centre (of equals: the earlier one), for a centre itself; -1 where masked out.
     """
-    check_points(x, mask)
-    check_tensor("x", x, "[B, N, C]")
+    check_points(x, "[B, N, C]", mask)
     check_tensor("centers", centers, "[B, M]", (torch.int64,))
     check_not_empty("centers", centers)
     check_shape("centers", centers, (x.shape[0], centers.shape[1]), "[B, M] with B of x")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dynfocus_ops import reference
 from dynfocus_ops.backends import select_backend
-from dynfocus_ops.checks import check_int, check_points, check_tensor
+from dynfocus_ops.checks import check_int, check_points
 from dynfocus_ops.ops.cluster_mean import cluster_mean_backward
 
 
@@ -33,8 +33,7 @@ def spatial_prototypes(
 
     Source: multi-granularity spatial object prototypes G_t of DynFocus (CVPR 2025, arXiv 2411.12355).
     """
-    check_points(x)
-    check_tensor("x", x, "[T, N, C]")
+    check_points(x, "[T, N, C]")
     if len(levels) == 0:
         raise ValueError("levels is empty, it must have at least one (num_clusters, k)")
     sizes = [x.shape[1]]  # of the points of each level

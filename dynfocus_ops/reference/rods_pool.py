@@ -57,9 +57,10 @@ def frame_blocks(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """A few frames at a time: tokens [f, M, C], queries [f, Q, C] and each query's weight in the mean [f, Q, 1]."""
     mask = torch.ones_like(queries[..., 0], dtype=torch.bool) if query_mask is None else query_mask
-    weight = mask / mask.sum(-1, keepdim=True).clamp(min=1)
+    weight = mask / mask.sum(-1, keepdim=True, dtype=torch.float64).clamp(min=1)
     for frames, rows in zip(*(part.split(frames_per_block(tokens)) for part in (tokens, frame_query)), strict=True):
-        yield upcast(frames), upcast(queries)[rows], weight[rows].unsqueeze(-1).to(upcast(frames).dtype)
+        frames = upcast(frames)
+        yield frames, upcast(queries[rows].to(frames.dtype)), weight[rows].unsqueeze(-1).to(frames.dtype)
 
 
 def frames_per_block(tokens: Tensor) -> int:

@@ -24,7 +24,8 @@ def backends(op: str) -> list[str]:
 def golden(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file of numbers that the research code computed."""
     with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
 
 
 def assert_same_bits(actual: Any, expected: Any) -> None:

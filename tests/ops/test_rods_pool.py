@@ -1,0 +1,135 @@
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.nn.functional import gelu, linear
+
+from dynfocus_ops import rods_pool
+
+from .support import assert_same_bits, golden, gradients
+
+
+def plain(tokens, queries, frame_query=None, query_mask=None, scale=None):
+    """The definition, frame by frame, in float64."""
+    rows = []
+    for t, frame in enumerate(tokens.double()):
+        query = (queries if frame_query is None else queries[frame_query[t]]).double()
+        if query_mask is not None:
+            query = query[query_mask if frame_query is None else query_mask[frame_query[t]]]
+        attention = ((scale or frame.shape[1] ** -0.5) * query @ frame.T).softmax(-1)
+        rows.append(torch.stack(((attention @ frame).mean(0), frame.mean(0))))
+    return torch.stack(rows)
+
+
+def variants(T: int, M: int, Q: int, C: int):
+    """Shared queries, a batch of questions, queries of each frame; with and without masks and a scale."""
+    mask = torch.rand(3, Q) > 0.5
+    mask[:, 0] = True
+    frame_query = torch.randint(0, 3, (T,))
+    yield torch.randn(Q, C), {}
+    yield torch.randn(Q, C), {"query_mask": mask[0], "scale": 0.3}
+    yield torch.randn(3, Q, C), {"frame_query": frame_query}
+    yield torch.randn(3, Q, C), {"frame_query": frame_query, "query_mask": mask}
+    yield torch.randn(T, Q, C), {"frame_query": torch.arange(T)}
+
+
+# the last in blocks of two frames
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 22, 8, 48), (3, 257, 5, 33), (40, 6, 3, 7), (5, 300, 2, 700)])
+def test_equals_the_definition_with_its_gradient(shape: tuple[int, ...]) -> None:
+    tokens = torch.randn(shape[0], shape[1], shape[3])
+    for queries, extra in variants(*shape):
+        torch.testing.assert_close(
+            rods_pool(tokens, queries, **extra).double(), plain(tokens, queries, **extra), rtol=1e-5, atol=1e-5
+        )
+        actual = gradients(lambda x, q, extra=extra: rods_pool(x, q, **extra), (tokens, queries))
+        expected = gradients(lambda x, q, extra=extra: plain(x, q, **extra), (tokens, queries))
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradcheck() -> None:
+    tokens = torch.randn(4, 5, 3, dtype=torch.float64, requires_grad=True)
+    for queries, extra in variants(4, 5, 2, 3):
+        queries = queries.double().requires_grad_()
+        assert gradcheck(lambda x, q, extra=extra: rods_pool(x, q, **extra), (tokens, queries))
+
+
+def test_golden_tokens() -> None:
+    """The research code's keys are a linear map of the visual tokens, whose bias drops out of the softmax."""
+    tensors, _ = golden("rods_small")
+    visual, text, weight = tensors["visual"], tensors["text"], tensors["key.weight"]
+    visual.requires_grad_(), text.requires_grad_(), weight.requires_grad_()
+    pooled = rods_pool(visual, text @ weight, frame_query=torch.arange(len(visual)))
+    average = gelu(linear(pooled[:, 1], tensors["coarse_avg.0.weight"], tensors["coarse_avg.0.bias"]))
+    average = linear(average, tensors["coarse_avg.2.weight"], tensors["coarse_avg.2.bias"])
+    modulated = linear(pooled[:, 0], tensors["coarse_text.weight"], tensors["coarse_text.bias"])
+    tokens = torch.stack((average, modulated), 1)
+    torch.testing.assert_close(tokens, tensors["tokens"], rtol=1e-4, atol=1e-5)
+    grads = torch.autograd.grad((tokens * tensors["grad_tokens"]).sum(), (visual, text, weight))
+    for actual, name in zip(grads, ("grad_visual", "grad_text", "grad_key.weight"), strict=True):
+        torch.testing.assert_close(actual, tensors[name], rtol=1e-4, atol=1e-5)
+
+
+def test_masked_out_queries_change_no_bit_and_get_no_gradient() -> None:
+    tokens, queries = torch.randn(3, 9, 5), torch.randn(2, 4, 5)
+    mask = torch.tensor([[True, True, False, False], [True, False, True, False]])
+    extra = {"frame_query": torch.tensor([1, 0, 1]), "query_mask": mask}
+    expected = rods_pool(tokens, queries, **extra)
+    changed = queries.masked_fill(~mask.unsqueeze(-1), 1e3)
+    assert_same_bits(rods_pool(tokens, changed, **extra), expected)
+    grad = gradients(lambda q: rods_pool(tokens, q, **extra), (queries,))[0]
+    assert (grad[~mask] == 0).all() and (grad[mask] != 0).any()
+
+
+def test_only_the_gradients_asked_for() -> None:
+    tokens, queries = torch.randn(3, 9, 5), torch.randn(4, 5)
+    both = gradients(lambda x, q: rods_pool(x, q), (tokens, queries))
+    assert_same_bits(gradients(lambda x: rods_pool(x, queries), (tokens,))[0], both[0])
+    assert_same_bits(gradients(lambda q: rods_pool(tokens, q), (queries,))[0], both[1])
+
+
+def test_other_frames_change_no_bit() -> None:
+    tokens, queries = torch.randn(7, 30, 20), torch.randn(4, 20)
+    together = rods_pool(tokens, queries)
+    for t in range(7):
+        assert_same_bits(rods_pool(tokens[t : t + 1], queries), together[t : t + 1])
+
+
+def test_large_logits() -> None:
+    tokens = torch.zeros(1, 3, 2)
+    tokens[0, :, 0] = torch.tensor([0.0, 1.0, 2.0])
+    pooled = rods_pool(tokens, torch.tensor([[1e4, 0.0]]))
+    torch.testing.assert_close(pooled[0], torch.tensor([[2.0, 0.0], [1.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (ValueError, r"tokens has shape \[3, 4\], it must be \[T, M, C\]", {"tokens": torch.zeros(3, 4)}),
+        (ValueError, r"queries has shape \[5, 3\], it must be .* with C of tokens", {"queries": torch.zeros(5, 3)}),
+        (ValueError, r"queries has shape \[2, 5, 4\], it must be \[Q, C\]", {"queries": torch.zeros(2, 5, 4)}),
+        (ValueError, r"queries has shape \[0, 4\]", {"queries": torch.zeros(0, 4)}),
+        (ValueError, r"queries has shape \[5, 4\], it must be \[B, Q, C\]", {"frame_query": torch.zeros(3).long()}),
+        (ValueError, r"query_mask has shape \[4\], it must be", {"query_mask": torch.ones(4).bool()}),
+        (TypeError, r"query_mask is torch.float32, it must be torch.bool", {"query_mask": torch.ones(5)}),
+        (ValueError, r"query_mask leaves no query in row 0", {"query_mask": torch.zeros(5).bool()}),
+        (
+            ValueError,
+            r"frame_query has shape \[2\]",
+            {"queries": torch.zeros(2, 5, 4), "frame_query": torch.zeros(2).long()},
+        ),
+        (
+            ValueError,
+            r"frame_query has values from 2 to 2",
+            {"queries": torch.zeros(2, 5, 4), "frame_query": torch.full((3,), 2)},
+        ),
+        (ValueError, r"scale is -1, it must be a positive number", {"scale": -1}),
+        (
+            RuntimeError,
+            r"backend 'cpu' .* cannot run rods_pool: rods_pool has no native CPU kernel",
+            {"backend": "cpu"},
+        ),
+        (ValueError, r"backend= is 'gpu', it must be one of", {"backend": "gpu"}),
+    ],
+)
+def test_errors_name_the_argument(error: type, message: str, arguments: dict) -> None:
+    with pytest.raises(error, match=message):
+        rods_pool(**{"tokens": torch.zeros(3, 7, 4), "queries": torch.zeros(5, 4), **arguments})
