@@ -78,7 +78,7 @@ def ask(
     if plot is not None and plot.suffix.lower() != ".png":
         raise DynFocusError(f"{plot}: a plot is a PNG image, so the file's name must end in .png")
     check_file(os.fspath(video))
-    if plot is not None and plot.exists() and plot.samefile(video):
+    if plot is not None and os.path.exists(plot) and os.path.samefile(plot, video):
         raise DynFocusError(f"{plot}: the plot would overwrite the video")
     with nullcontext() if plot is None else whole_file(plot) as plot_file, _progress() as progress:
         asker = _load(model, device, progress)

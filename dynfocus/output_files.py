@@ -17,10 +17,10 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         DynFocusError: nothing can be written there; before the block is entered.
     """
     path = Path(path)
-    if path.is_dir():
-        raise DynFocusError(f"{path}: cannot be written, it is a directory")
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a directory")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:100]}-", suffix=path.suffix)
         os.close(descriptor)
     except (OSError, ValueError) as error:
         raise DynFocusError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
@@ -34,10 +34,10 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def check_directory(path: str | os.PathLike) -> None:
-    """Raises DynFocusError unless files can be written into this directory, which need not be there yet; makes nothing."""
+    """Raises DynFocusError unless files can be written into this directory or, if there is none, where it would be."""
     path = Path(path).absolute()
-    nearest = next(place for place in (path, *path.parents) if place.exists())
     try:
+        nearest = next(place for place in (path, *path.parents) if place.exists())
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except (OSError, ValueError) as error:

@@ -1,10 +1,8 @@
 """One picture of what a model saw in a video: key frames, strip, events, token budget, and where the rods looked."""
 
 import io
-import textwrap
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from dynfocus.asking import VideoAnswer, VideoEvent
+from dynfocus.plot_text import TEXT_SIZE, TITLE_SIZE, clock, count, facts_line, file_line, wrap
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without the palest and black.
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -25,15 +24,24 @@ _HEAT = "inferno"
 _WIDTH, _MARGIN = 12.0, 0.5
 _INNER = _WIDTH - 2 * _MARGIN
 _LINE = 0.22  # of text
-_GAP = 0.2  # between key frames
-_CHARACTERS = 100  # that fit a line of text
+_GAP, _CLOCK = 0.2, 0.7  # between key frames, and for the time above each
 _DPI = 110
 
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)  # seconds
 
 
 def plot_answers(answers: Sequence[VideoAnswer]) -> bytes:
-    """A PNG image of the answers to one or more questions about one video.
+    """A PNG image of what `draw_answers` draws."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # A script that the font lacks is drawn as boxes; the answer itself is not lost by that.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        draw_answers(answers).savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def draw_answers(answers: Sequence[VideoAnswer]) -> Figure:
+    """A figure of the answers to one or more questions about one video.
 
     Events and key frames follow from the pixels alone and are drawn once; the rods' attention follows from the
     question and has a strip for each.
@@ -49,15 +57,18 @@ def plot_answers(answers: Sequence[VideoAnswer]) -> bytes:
     aspect = first.clip.frames.shape[2] / first.clip.frames.shape[1]
     strip = _Strip(first.clip.duration, first.clip.timestamps, aspect)
     shown, key_height = _key_frames_that_fit(first.key_frames, aspect)
-    texts = [(_wrap("Q  ", answer.question, 4), _wrap("A  ", answer.answer or "(no words)", 4)) for answer in answers]
+    texts = [
+        (wrap("Q  ", answer.question, _INNER), wrap("A  ", answer.answer or "(no words)", _INNER, weight="bold"))
+        for answer in answers
+    ]
 
     below_keys, events_height, budget_height = 0.35, 0.75, 1.05
     upper = 0.75 + key_height + below_keys + strip.height + 0.1 + events_height + budget_height
     lower = sum((len(question) + len(answer)) * _LINE + 0.55 + strip.height for question, answer in texts)
     page = _Page(upper + lower + 0.75)
 
-    page.text(_file_line(first), size=13, weight="bold")
-    page.text(_facts_line(first, len(shown)), color=_FAINT)
+    page.text(file_line(first, _INNER), size=TITLE_SIZE, weight="bold")
+    page.text(facts_line(first, len(shown)), color=_FAINT)
     page.skip(0.31)
     key_axes = _draw_key_frames(page, first, shown, key_height, aspect)
     page.skip(below_keys)
@@ -72,14 +83,14 @@ def plot_answers(answers: Sequence[VideoAnswer]) -> bytes:
     for answer, (question, reply) in zip(answers, texts, strict=True):
         page.skip(0.2)
         for line in question:
-            page.text(line, size=11)
+            page.text(line, size=TEXT_SIZE)
         for line in reply:
-            page.text(line, size=11, weight="bold")
+            page.text(line, size=TEXT_SIZE, weight="bold")
         page.skip(0.1)
         strip.draw_attention(page.axes(strip.height), answer, strongest)
         page.skip(0.25)
     _draw_legend(page)
-    return page.png()
+    return page.figure
 
 
 class _Page:
@@ -109,14 +120,6 @@ class _Page:
         self.top += _LINE
         x, y = (_MARGIN + left) / _WIDTH, 1 - self.top / self.height
         self.figure.text(x, y, line, fontsize=size, color=color, fontweight=weight, parse_math=False)
-
-    def png(self) -> bytes:
-        buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            # A script that the font lacks is drawn as boxes; the answer itself is not lost by that.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            self.figure.savefig(buffer, format="png")
-        return buffer.getvalue()
 
 
 class _Strip:
@@ -158,9 +161,14 @@ def _key_frames_that_fit(events: list[VideoEvent], aspect: float) -> tuple[list[
     """As many of the best-scored key frames as fit in one row, in the order of time, and the height to show them at."""
     wanted = min(len(events), 8)
     height = float(np.clip((_INNER / wanted - _GAP) / aspect, min(0.8, _INNER / aspect), 1.5))
-    room = max(1, int((_INNER + _GAP) / (height * aspect + _GAP)))
+    room = max(1, int((_INNER + _GAP) / _key_frame_step(height * aspect)))
     best = sorted(events, key=lambda event: -event.score)[:room]
     return sorted(best, key=lambda event: event.seconds), height
+
+
+def _key_frame_step(width: float) -> float:
+    """From one key frame to the next."""
+    return max(width + _GAP, _CLOCK)
 
 
 def _draw_key_frames(
@@ -170,16 +178,17 @@ def _draw_key_frames(
     # Each stands above its moment, or as near to it as its neighbours and the margins let it.
     left = [event.seconds / max(answer.clip.duration, 1e-3) * _INNER - width / 2 for event in shown]
     for place in range(len(left)):
-        left[place] = max(left[place], left[place - 1] + width + _GAP if place else 0.0)
+        left[place] = max(left[place], left[place - 1] + _key_frame_step(width) if place else 0.0)
     for place in reversed(range(len(left))):
-        left[place] = min(left[place], left[place + 1] - width - _GAP if place + 1 < len(left) else _INNER - width)
+        limit = left[place + 1] - _key_frame_step(width) if place + 1 < len(left) else _INNER - width
+        left[place] = min(left[place], limit)
     drawn = []
     for event, offset in zip(shown, left, strict=True):
         axes = page.axes(height, left=offset, width=width)
         index = int(np.searchsorted(answer.clip.frame_indices, event.frame))
         axes.imshow(answer.clip.frames[index], aspect="auto")
         axes.set(xticks=[], yticks=[])
-        axes.set_title(_clock(event.seconds, answer.clip.duration), fontsize=10, color=_INK, pad=4)
+        axes.set_title(clock(event.seconds, answer.clip.duration), fontsize=10, color=_INK, pad=4)
         for spine in axes.spines.values():
             spine.set(color=_color(answer, event), linewidth=3)
         drawn.append(axes)
@@ -211,7 +220,7 @@ def _draw_events(axes: Axes, answer: VideoAnswer) -> None:
     axes.set(xlim=(0, duration), ylim=(0, 1), yticks=[])
     step = next((step for step in _TICKS if duration / step <= 10), duration / 10)
     ticks = np.arange(0, duration, step)
-    axes.set_xticks(ticks, [_clock(tick, duration, 2 if step < 0.1 else 1 if step < 1 else 0) for tick in ticks])
+    axes.set_xticks(ticks, [clock(tick, duration, 2 if step < 0.1 else 1 if step < 1 else 0) for tick in ticks])
     axes.tick_params(colors=_FAINT, labelsize=8.5, length=3)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -222,7 +231,7 @@ def _draw_budget(page: _Page, answer: VideoAnswer) -> None:
     page.text("Tokens", weight="bold", left=0.0)
     page.skip(-_LINE)
     page.text(
-        f"{plan.num_tokens:,}, where {_count(plan.num_frames, 'frame')} × {answer.patches_per_frame:,} patches"
+        f"{plan.num_tokens:,}, where {count(plan.num_frames, 'frame')} × {answer.patches_per_frame:,} patches"
         f" would take {dense:,} ({plan.num_tokens / dense:.1%})",
         left=0.75,
     )
@@ -235,10 +244,10 @@ def _draw_budget(page: _Page, answer: VideoAnswer) -> None:
     axes.set(xlim=(0, whole), ylim=(-0.5, 0.5))
     axes.axis("off")
     page.skip(0.04)
-    cones = f"■ cones: {plan.cones_tokens:,} for {_count(plan.num_key_frames, 'key frame')}"
+    cones = f"■ cones: {plan.cones_tokens:,} for {count(plan.num_key_frames, 'key frame')}"
     page.text(cones, size=9, color=_CONES)
     page.skip(-_LINE)
-    page.text(f"■ rods: {plan.rods_tokens:,} for {_count(plan.num_frames, 'frame')}", size=9, color=_RODS, left=3.2)
+    page.text(f"■ rods: {plan.rods_tokens:,} for {count(plan.num_frames, 'frame')}", size=9, color=_RODS, left=3.2)
 
 
 def _draw_legend(page: _Page) -> None:
@@ -261,45 +270,3 @@ def _shifted(axes: Axes, page: _Page, down: float) -> tuple[float, float, float,
 
 def _color(answer: VideoAnswer, event: VideoEvent) -> str:
     return _PALETTE[answer.events.index(event) % len(_PALETTE)]
-
-
-def _file_line(answer: VideoAnswer) -> str:
-    name = Path(answer.clip.path).name.encode(errors="replace").decode()  # Bytes that are no UTF-8 cannot be drawn.
-    return name if len(name) <= 80 else f"{name[:50]} … {name[-25:]}"
-
-
-def _facts_line(answer: VideoAnswer, num_shown: int) -> str:
-    clip, plan = answer.clip, answer.plan
-    facts = [
-        _clock(clip.duration, clip.duration),
-        f"{plan.num_frames:,} of {_count(clip.total_frames, 'frame')} seen",
-        _count(plan.num_events, "event"),
-        _count(plan.num_key_frames, "key frame") + (f", {num_shown} shown" if num_shown < plan.num_key_frames else ""),
-    ]
-    if clip.frames_lost:
-        facts.append(f"{_count(clip.frames_lost, 'broken frame')} lost")
-    if clip.frames_damaged:
-        facts.append(f"{_count(clip.frames_damaged, 'seen frame')} may be damaged")
-    return "   ·   ".join(facts)
-
-
-def _clock(seconds: float, duration: float, decimals: int | None = None) -> str:
-    """4.25 s, 1:05.5, 1:02:03; with as many decimals as the length of the video asks for, unless told."""
-    if decimals is None:
-        decimals = 2 if duration < 10 else 1 if duration < 600 else 0
-    if duration < 60:
-        return f"{seconds:.{decimals}f} s"
-    minutes, rest = divmod(round(seconds, decimals), 60)
-    rest_text = f"{rest:0{decimals + 3 if decimals else 2}.{decimals}f}"
-    if duration < 3600:
-        return f"{minutes:.0f}:{rest_text}"
-    return f"{minutes // 60:.0f}:{minutes % 60:02.0f}:{rest_text}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def _wrap(mark: str, text: str, most_lines: int) -> list[str]:
-    lines = textwrap.wrap(" ".join(text.split()), _CHARACTERS, max_lines=most_lines, placeholder=" …")
-    return [(mark if place == 0 else " " * len(mark)) + line for place, line in enumerate(lines)]
