@@ -100,7 +100,8 @@ def assemble(
         output: a directory that does not exist or is empty; its parent must exist.
         vision: InstructBLIP, CLIP or SigLIP directory, or LAVIS `.pth` with an EVA ViT.
         qformer: InstructBLIP directory, or LAVIS InstructBLIP `.pth`.
-        language_model: directory of a causal language model, or InstructBLIP around one (Vicuna).
+        language_model: directory of a causal language model, or InstructBLIP around one (Vicuna). A mixture of experts,
+            whose tensors transformers converts as it loads them, is refused: its files' names are unknown here.
         tokenizer, qformer_tokenizer: directories; default those in `language_model` and `qformer`. A `.pth` has none.
         config_overrides: fields of `DynFocusConfig`, and dictionaries for its vision_config, qformer_config and
             text_config, e.g. `{"num_events": 40, "vision_config": {"image_size": 336}}`.
