@@ -1,0 +1,104 @@
+"""The demo model and its processor, untrained: every component is the real one of a DynFocus model, only small."""
+
+from __future__ import annotations
+
+import torch
+from transformers import InstructBlipQFormerConfig, InstructBlipVisionConfig, LlamaConfig, PreTrainedTokenizerBase
+
+from dynfocus import DynFocusConfig, DynFocusForConditionalGeneration, DynFocusProcessor, DynFocusVideoProcessor
+from dynfocus.demo.questions import all_questions
+from dynfocus.demo.tokenization import build_language_tokenizer, build_qformer_tokenizer
+
+SAMPLED_FRAMES = 32
+IMAGE_SIZE = 48
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{{ ' ASSISTANT:' }}{% generation %}{{ ' ' + (message['content'] if message['content'] is string "
+    "else message['content'][0]['text']) + eos_token }}{% endgeneration %}"
+    "{%- else -%}{{ ' USER: ' }}"
+    "{%- if message['content'] is string -%}{{ message['content'] }}"
+    "{%- else -%}{%- for part in message['content'] -%}"
+    "{{ '<' + part['type'] + '>\n' if part['type'] in ('video', 'image') else part['text'] }}"
+    "{%- endfor -%}{%- endif -%}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ ' ASSISTANT:' }}{%- endif -%}"
+)
+
+
+def build(seed: int) -> tuple[DynFocusForConditionalGeneration, DynFocusProcessor]:
+    """The model with random weights that follow from the seed, and its processor.
+
+    The processor samples 32 frames of 48 x 48 pixels from the whole video; its tokenizers know the demo's words.
+    """
+    tokenizer = build_language_tokenizer([*all_questions(), "USER: ASSISTANT:"])
+    tokenizer.add_tokens(["<video>"], special_tokens=True)
+    qformer_tokenizer = build_qformer_tokenizer(all_questions())
+    config = build_config(tokenizer, qformer_tokenizer)
+    video_processor = DynFocusVideoProcessor(
+        num_frames=SAMPLED_FRAMES,
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        decode_size=IMAGE_SIZE,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    processor = DynFocusProcessor.from_components(
+        config, video_processor, tokenizer, qformer_tokenizer, chat_template=CHAT_TEMPLATE
+    )
+    torch.manual_seed(seed)
+    return DynFocusForConditionalGeneration(config), processor
+
+
+def build_config(
+    tokenizer: PreTrainedTokenizerBase, qformer_tokenizer: PreTrainedTokenizerBase, **overrides
+) -> DynFocusConfig:
+    """Widths of 64 to 256 and two to four layers a component; `overrides` replace fields of the `DynFocusConfig`."""
+    vision = InstructBlipVisionConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=IMAGE_SIZE,
+        patch_size=8,
+        # About hidden_size^-1/2: at the usual 0.02 so narrow a tower takes thrice the steps to tell shapes apart.
+        initializer_range=0.15,
+    )
+    qformer = InstructBlipQFormerConfig(
+        vocab_size=len(qformer_tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.05,
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.05,
+    )
+    fields = dict(
+        vision_config=vision,
+        qformer_config=qformer,
+        text_config=text,
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+        num_events=8,
+        key_ratio=0.5,
+        pool_size=2,
+        temporal_neighbors=3,
+        spatial_levels=[[4, 3], [2, 2]],
+        num_query_tokens=4,
+        num_samples=64,
+        max_visual_tokens=512,
+    )
+    return DynFocusConfig(**{**fields, **overrides})

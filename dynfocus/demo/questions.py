@@ -1,0 +1,95 @@
+"""Questions about a scene, with their answers: on colour, on shape, on the order of events, and on all of it at once.
+
+Colours and shapes are drawn independently and do not repeat within a scene, and alternatives are named in random order,
+so a question alone says next to nothing about its answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from dynfocus.demo.scenes import COLORS, SHAPES, Scene
+
+KINDS = ("color", "shape", "order")
+# How often each kind is asked; "description" only by name.
+KIND_WEIGHTS = (0.3, 0.3, 0.4)
+ORDINALS = ("first", "second", "third", "last")
+
+COLOR_TEMPLATES = (
+    "What color is the {shape}?",
+    "What is the color of the {shape}?",
+    "Which color does the {shape} have?",
+)
+SHAPE_TEMPLATES = (
+    "What shape is the {color} object?",
+    "What is the shape of the {color} object?",
+    "Which shape does the {color} object have?",
+)
+CHOICE_TEMPLATES = (
+    "Which came {ordinal}, the {one} or the {other}?",
+    "Which appeared {ordinal}, the {one} or the {other}?",
+)
+ORDINAL_TEMPLATES = (
+    "What {attribute} was the {ordinal} object?",
+    "What {attribute} is the {ordinal} object?",
+    "What was the {attribute} of the {ordinal} object?",
+)
+DESCRIPTION_TEMPLATES = ("What happens in the video?", "Describe the video.", "Which objects appear, in order?")
+
+
+@dataclass(frozen=True)
+class Question:
+    """``answer`` is one word, two ("red circle"), or in a description all events ("red circle, blue square")."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+def random_question(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Question:
+    """A question about the scene, of the given kind or (None) of a random one; ValueError for an unknown kind."""
+    if kind is None:
+        kind = str(rng.choice(KINDS, p=KIND_WEIGHTS))
+    event = scene.events[rng.integers(len(scene.events))]
+    if kind == "color":
+        return Question(kind, str(rng.choice(COLOR_TEMPLATES)).format(shape=event.shape), event.color)
+    if kind == "shape":
+        return Question(kind, str(rng.choice(SHAPE_TEMPLATES)).format(color=event.color), event.shape)
+    if kind == "order":
+        return _choice_question(scene, rng) if rng.random() < 0.5 else _ordinal_question(scene, rng)
+    if kind == "description":
+        return Question(kind, str(rng.choice(DESCRIPTION_TEMPLATES)), ", ".join(event.name for event in scene.events))
+    raise ValueError(f"kind must be one of {', '.join(KINDS)}, description, got {kind!r}")
+
+
+def all_questions() -> Iterator[str]:
+    """Every question there is, for the tokenizers' vocabularies."""
+    yield from (template.format(shape=shape) for template in COLOR_TEMPLATES for shape in SHAPES)
+    yield from (template.format(color=color) for template in SHAPE_TEMPLATES for color in COLORS)
+    names = [f"{color} {shape}" for color, shape in product(COLORS, SHAPES)]
+    for template, ordinal, one, other in product(CHOICE_TEMPLATES, ("first", "last"), names, names):
+        if not set(one.split()) & set(other.split()):
+            yield template.format(ordinal=ordinal, one=one, other=other)
+    for template, attribute, ordinal in product(ORDINAL_TEMPLATES, ("color", "shape"), ORDINALS):
+        yield template.format(attribute=attribute, ordinal=ordinal)
+    yield from DESCRIPTION_TEMPLATES
+
+
+def _choice_question(scene: Scene, rng: np.random.Generator) -> Question:
+    pair = [scene.events[i] for i in rng.choice(len(scene.events), 2, replace=False)]
+    ordinal = str(rng.choice(("first", "last")))
+    answer = (min if ordinal == "first" else max)(pair, key=lambda event: event.start)
+    text = str(rng.choice(CHOICE_TEMPLATES)).format(ordinal=ordinal, one=pair[0].name, other=pair[1].name)
+    return Question("order", text, answer.name)
+
+
+def _ordinal_question(scene: Scene, rng: np.random.Generator) -> Question:
+    position = int(rng.integers(len(scene.events)))
+    names = [ORDINALS[position]] + (["last"] if position == len(scene.events) - 1 else [])
+    attribute = str(rng.choice(("color", "shape")))
+    text = str(rng.choice(ORDINAL_TEMPLATES)).format(attribute=attribute, ordinal=rng.choice(names))
+    return Question("order", text, getattr(scene.events[position], attribute))
