@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map
 import dynfocus_ops
 
 from .cases import CASES, Case
-from .support import assert_same_bits, backends, gradients, poisoned_memory, threads
+from .support import NATIVE, assert_same_bits, backends, gradients, poisoned_memory, threads
 
 RUNS = [pytest.param(case, backend, id=f"{case.name}-{backend}") for case in CASES for backend in backends(case.name)]
 every_run = pytest.mark.parametrize(("case", "backend"), RUNS)
@@ -22,6 +22,12 @@ def on(case: Case, backend: str):
 def test_every_op_has_a_case() -> None:
     functions = {name for name in dynfocus_ops.__all__ if name != "use_backend"}
     assert {case.name for case in CASES} == functions
+
+
+def test_the_native_library_is_tested_too() -> None:
+    if not NATIVE:
+        pytest.skip("this install has no native library: the backend cpu is left out of all these tests")
+    assert backends("dpc_knn") == ["reference", "cpu"]
 
 
 @every_run

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from dynfocus_ops import density_peak_distance, dpc_knn, knn_log_density, nearest_center, use_backend
+from dynfocus_ops import density_peak_distance, dpc_knn, knn_log_density, nearest_center, reference, use_backend
+from dynfocus_ops.reference.dpc_knn import BLOCK
 
 from .staged import check_dpc_knn
-from .support import assert_same_bits, backends, golden
+from .support import LargestTensor, assert_same_bits, backends, golden
 
 every_backend = pytest.mark.parametrize("backend", backends("dpc_knn"))
 
@@ -94,6 +95,18 @@ def test_in_stages_with_duplicates_masks_and_noise(backend: str, duplicates: int
 
 
 @every_backend
+def test_every_valid_point_a_center(backend: str) -> None:
+    """Duplicates among the centres, each of which joins itself, and scores of -inf, which masked-out points have too."""
+    x = torch.randn(2, 6, 3).repeat(1, 4, 1)
+    mask = torch.arange(24).expand(2, 24) >= 7
+    result = dpc_knn(x, 17, 3, mask=mask, backend=backend)
+    check_dpc_knn(x, result, 17, 3, mask=mask)
+    for b in range(2):
+        assert sorted(result.centers[b].tolist()) == list(range(7, 24))
+        assert result.assignment[b, result.centers[b]].tolist() == list(range(17))
+
+
+@every_backend
 def test_equals_float64_where_nothing_is_nearly_tied(backend: str) -> None:
     x = torch.randn(8, 120, 64)
     result, exact = dpc_knn(x, 12, 5, backend=backend), dpc_knn(x.double(), 12, 5, backend="reference")
@@ -169,6 +182,13 @@ def test_parts_make_the_whole() -> None:
         delta, _ = density_peak_distance(x, log_density, mask=mask, distance_scale=3.0)
         assignment = nearest_center(x, whole.centers, mask=mask)
     assert_same_bits((log_density, delta, assignment), (whole.log_density, whole.delta, whole.assignment))
+
+
+def test_the_reference_holds_a_few_rows_of_distances_at_a_time() -> None:
+    x = torch.randn(1, 1200, 8)
+    with LargestTensor() as largest:
+        reference.dpc_knn(x, 10, 5, None, 8.0, None)
+    assert x.numel() <= largest.numbers <= BLOCK < 1200 * 1200
 
 
 @every_backend

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from dynfocus_ops import perturbed_topk
+from dynfocus_ops import perturbed_topk, reference
 from dynfocus_ops.reference.perturbed_topk import CHUNK, philox4x32, philox_normal
 
-from .support import assert_same_bits, golden, gradients
+from .support import LargestTensor, assert_same_bits, golden, gradients
 
 SEED = torch.tensor(20240607)
 
@@ -100,6 +100,16 @@ def test_antithetic_samples_come_in_pairs(n: int, grad: str) -> None:
     if grad == "full":  # the pairs' baselines add up to nothing, where leaving one out scales by n / (n - 1)
         expected = expected * (n - 1) / n
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("grad", ["full", "diagonal"])
+def test_no_tensor_of_samples_by_k_by_length(grad: str) -> None:
+    k, n, L = 10, 1000, 30
+    scores, G = torch.rand(1, L), torch.randn(1, k, L)
+    with LargestTensor() as largest:
+        reference.perturbed_topk(scores, k, n, 0.1, SEED, None, False)
+        reference.perturbed_topk_backward(G, scores, n, 0.1, SEED, None, False, grad)
+    assert CHUNK * L <= largest.numbers < n * k * L / 10
 
 
 def test_ties_go_to_the_lower_index() -> None:
