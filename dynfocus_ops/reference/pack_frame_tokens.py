@@ -5,6 +5,7 @@ from torch import Tensor
 
 
 def pack_frame_tokens(fine: Tensor, coarse: Tensor, key_index: Tensor) -> tuple[Tensor, Tensor]:
+    """(tokens, cu_frames) of fine [K, F, D], coarse [T, R, D] and the frames key_index [K] of the fine ones."""
     fine_rows, coarse_rows, cu_frames = packed_rows(fine.shape[1], coarse.shape[1], coarse.shape[0], key_index)
     tokens = fine.new_zeros(fine_rows.numel() + coarse_rows.numel(), fine.shape[-1])
     tokens.index_copy_(0, fine_rows.flatten(), fine.flatten(0, 1))

@@ -96,7 +96,7 @@ def test_in_stages_with_duplicates_masks_and_noise(backend: str, duplicates: int
 
 @every_backend
 def test_every_valid_point_a_center(backend: str) -> None:
-    """Duplicates among the centres, each of which joins itself, and scores of -inf, which masked-out points have too."""
+    """Duplicates among the centres, each of which joins itself, and scores of -inf, as masked-out points have."""
     x = torch.randn(2, 6, 3).repeat(1, 4, 1)
     mask = torch.arange(24).expand(2, 24) >= 7
     result = dpc_knn(x, 17, 3, mask=mask, backend=backend)

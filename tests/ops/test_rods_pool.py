@@ -3,7 +3,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.nn.functional import gelu, linear
 
-from dynfocus_ops import rods_pool
+from dynfocus_ops import reference, rods_pool
 
 from .support import assert_same_bits, golden, gradients
 
@@ -77,6 +77,16 @@ def test_masked_out_queries_change_no_bit_and_get_no_gradient() -> None:
     assert_same_bits(rods_pool(tokens, changed, **extra), expected)
     grad = gradients(lambda q: rods_pool(tokens, q, **extra), (queries,))[0]
     assert (grad[~mask] == 0).all() and (grad[mask] != 0).any()
+
+
+def test_no_query_left_is_zero_where_it_is_not_refused() -> None:
+    """On a GPU, where nobody looks at the mask."""
+    tokens, queries, mask = torch.randn(2, 9, 5), torch.randn(1, 4, 5), torch.zeros(1, 4, dtype=torch.bool)
+    frame_query = torch.zeros(2, dtype=torch.int64)
+    pooled = reference.rods_pool(tokens, queries, frame_query, mask, 1.0)
+    assert (pooled[:, 0] == 0).all() and torch.equal(pooled[:, 1], tokens.mean(1))
+    grads = reference.rods_pool_backward(torch.ones(2, 2, 5), tokens, queries, frame_query, mask, 1.0)
+    assert torch.allclose(grads[0], torch.full_like(tokens, 1 / 9)) and (grads[1] == 0).all()
 
 
 def test_only_the_gradients_asked_for() -> None:
