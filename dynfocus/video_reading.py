@@ -143,6 +143,7 @@ def _read(file: str, timeline: Timeline, targets: NDArray[np.int64], size: int |
         except _CannotJumpError:
             can_jump = False
             continue
+        assert all(index in pictures or lost[index] for index in missing)  # or this would never end
         damaged = _drawn_from_lost(timeline, lost) & ~lost
         if timeline.codec not in _CODECS_THAT_CONCEAL:
             lost |= damaged

@@ -91,9 +91,11 @@ def test_the_video_is_read_and_encoded_once(asker, video, monkeypatch):
 
 def test_questions_do_not_depend_on_each_other(asker, video):
     alone = asker.ask(video, "which came first", max_new_tokens=6)[0]
-    together = asker.ask(video, ["what color is the circle?", "which came first"], max_new_tokens=6)[1]
+    other, together = asker.ask(video, ["what color is the circle?", "which came first"], max_new_tokens=6)
     assert alone.answer == together.answer
     assert alone.events == together.events
+    np.testing.assert_array_equal(alone.rods_attention, together.rods_attention)
+    assert (other.rods_attention != together.rods_attention).any()
 
 
 def test_json_has_plain_types(asker, video):

@@ -68,11 +68,18 @@ def test_frames_that_reorder_across_the_break(tmp_path):
     assert clip.frames_damaged == len([index for index in clip.frame_indices.tolist() if index not in sound])
     right = [row for row, index in enumerate(clip.frame_indices.tolist()) if index in sound]
     assert numbers_of(clip.frames[right]) == clip.frame_indices[right].tolist() == sorted(sound)
-    # Between two targets the sound frame is taken, if it is near enough.
-    last_sound = max(sound)
-    nearest = read_video(path, num_frames=2)  # wants 10 and 30
-    assert nearest.frame_indices.tolist()[0] == min(sound, key=lambda index: (abs(index - 10), index))
-    assert last_sound < order[number]
+
+
+def test_a_target_drawn_from_a_broken_later_frame(tmp_path):
+    """Frame 19 is decoded after the broken frame 20 and shown before it: reading must not stop once it is shown."""
+    options = {"g": "40", "bf": "3", "x264-params": "b-adapt=0:b-pyramid=none"}
+    path = write_video(tmp_path / "b.mp4", 38, options=options)
+    with av.open(str(path)) as container:
+        order = [round(packet.pts / 512) for packet in container.demux(video=0) if packet.size]
+    assert order.index(20) < order.index(19)
+    clip = read_video(break_packet(path, order.index(20)), num_frames=1)  # wants 19
+    assert numbers_of(clip.frames) == clip.frame_indices.tolist() == [16]
+    assert (clip.frames_lost, clip.frames_damaged) == (1, 0)
 
 
 def test_many_broken_frames(tmp_path):
