@@ -1,5 +1,7 @@
 """What every op promises: it is a proper torch op, it compiles, and its result depends on its input alone."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -8,7 +10,7 @@ from torch.utils._pytree import tree_map
 
 import dynfocus_ops
 
-from .cases import CASES, Case
+from .cases import CASES, SEED, Case
 from .support import NATIVE, assert_same_bits, backends, gradients, poisoned_memory, threads
 
 RUNS = [pytest.param(case, backend, id=f"{case.name}-{backend}") for case in CASES for backend in backends(case.name)]
@@ -37,6 +39,15 @@ def test_opcheck(case: Case, backend: str) -> None:
         for x, differentiable in zip(case.inputs(3), case.differentiable, strict=True)
     ]
     opcheck(getattr(torch.ops.dynfocus, case.name).default, (*case.op_args(*inputs), backend))
+
+
+@every_run
+def test_fake_tensors_of_half_precision(case: Case, backend: str) -> None:
+    first, *rest = case.inputs(3)
+    rest = [x.bfloat16() if x.is_floating_point() and x.dim() == 3 else x for x in rest]  # scores stay float32
+    inputs = (first.bfloat16(), *rest)
+    op = getattr(torch.ops.dynfocus, case.name).default
+    opcheck(op, (*case.op_args(*inputs), backend), test_utils=("test_schema", "test_faketensor"))
 
 
 @every_run
@@ -73,6 +84,28 @@ def test_same_bits_on_any_number_of_threads(case: Case, backend: str) -> None:
         with threads(number):
             assert_same_bits(on(case, backend)(*inputs), expected[0])
             assert_same_bits(gradients(on(case, backend), inputs), expected[1])
+
+
+# Of one sample, and large: where a sum split among threads would show.
+ONE_LARGE_SAMPLE = {
+    "dpc_knn": lambda x, **kw: dynfocus_ops.dpc_knn(x, 16, 8, **kw),
+    "cluster_mean": lambda x, **kw: dynfocus_ops.cluster_mean(x, torch.arange(600).view(1, -1) % 7, 7, **kw),
+    "spatial_prototypes": lambda x, **kw: dynfocus_ops.spatial_prototypes(x, **kw),
+    "rods_pool": lambda x, **kw: dynfocus_ops.rods_pool(x, 0.1 * x[0, :32].detach(), **kw),
+    "perturbed_topk": lambda x, **kw: dynfocus_ops.perturbed_topk(x[0, :1], 40, seed=SEED, **kw),
+}
+
+
+@pytest.mark.parametrize(("op", "backend"), [(op, backend) for op in ONE_LARGE_SAMPLE for backend in backends(op)])
+def test_same_bits_on_any_number_of_threads_of_one_large_sample(op: str, backend: str) -> None:
+    x = torch.randn(1, 600, 512)
+    results = []
+    for number in (1, 2, 4):
+        with threads(number):
+            function = partial(ONE_LARGE_SAMPLE[op], backend=backend)
+            results.append((function(x), gradients(function, (x,))))
+    assert_same_bits(results[1], results[0])
+    assert_same_bits(results[2], results[0])
 
 
 @pytest.mark.parametrize(("case", "backend"), [run for run in RUNS if run.values[0].independent])

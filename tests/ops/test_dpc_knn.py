@@ -264,6 +264,8 @@ def test_parts_refuse_what_does_not_fit() -> None:
         nearest_center(X, torch.zeros(1, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="k is 11"):
         knn_log_density(X, 11)
+    with pytest.raises(ValueError, match=r"x has NaN or infinity at \[0, 0\]"):
+        knn_log_density(X * torch.nan, 2)
 
 
 def test_value_checks_can_be_switched_on_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
