@@ -14,17 +14,17 @@ MILLISECOND = Fraction(1, 1000)
 def watermarked(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """uint8 [height, width, 3]: the number in light and dark squares along the top, a red square at the lower left."""
     picture = np.full((height, width, 3), 90, np.uint8)
-    cell = width // (BITS + 2)
+    edges = [round(cell * width / (BITS + 2)) for cell in range(BITS + 3)]
     for bit in range(BITS):
-        picture[cell : 3 * cell, (bit + 1) * cell : (bit + 2) * cell] = 230 if number >> bit & 1 else 20
-    picture[-3 * cell : -cell, cell : 3 * cell] = (220, 30, 30)
+        picture[edges[1] : edges[3], edges[bit + 1] : edges[bit + 2]] = 230 if number >> bit & 1 else 20
+    picture[-edges[3] : -edges[1], edges[1] : edges[3]] = (220, 30, 30)
     return picture
 
 
 def number_of(picture: np.ndarray) -> int:
     """The number in a watermarked picture of any size."""
     cell = picture.shape[1] / (BITS + 2)
-    bits = (picture[round(2 * cell), round((bit + 1.5) * cell)].mean() > 125 for bit in range(BITS))
+    bits = (picture[int(2 * cell), int((bit + 1.5) * cell)].mean() > 125 for bit in range(BITS))
     return sum(int(bit) << place for place, bit in enumerate(bits))
 
 
