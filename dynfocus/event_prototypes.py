@@ -1,6 +1,6 @@
 """Dynamic Event Prototype estimation (DPE): which frames get fine detail. Imports torch and dynfocus_ops only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,18 +71,18 @@ class EventPrototypes(nn.Module):
         frames = self._pool(patches)
         events = self._cluster(frames.flatten(1), plans)
         prototypes = events.prototypes.unflatten(1, frames.shape[1:])
-        key_index, event_tokens, scores = [], [], []
-        events_per_video = [plan.num_events for plan in plans]
-        for plan, video, centers in zip(
-            plans, prototypes.split(events_per_video), events.centers.split(events_per_video), strict=True
-        ):
-            video_scores = min_max_scaled(self.scorer(video))
-            selected = _hard_topk(video_scores, plan.num_key_frames)
-            key_index.append(centers[selected])
-            event_tokens.append(self._select(video, video_scores, selected))
-            scores.append(video_scores)
+        scores = prototypes.new_empty(len(prototypes), dtype=torch.float32)
+        selected, event_tokens = [], []
+        for rows, num_key_frames in _same_shaped(plans, patches.device):
+            group_scores = min_max_scaled(self.scorer(prototypes[rows]))
+            chosen = _hard_topk(group_scores, num_key_frames)
+            selected.append(rows.gather(1, chosen).flatten())
+            event_tokens.append(self._select(prototypes[rows], group_scores, chosen).flatten(0, 1))
+            scores = scores.index_put((rows,), group_scores)
+        # Events are numbered by video and time, so sorting the groups' choices puts the batch in order.
+        key_events, order = torch.cat(selected).sort()
         return KeyEvents(
-            torch.cat(key_index), torch.cat(event_tokens), events.assignment, events.centers, torch.cat(scores)
+            events.centers[key_events], torch.cat(event_tokens)[order], events.assignment, events.centers, scores
         )
 
     def _pool(self, patches: Tensor) -> Tensor:
@@ -98,15 +98,28 @@ class EventPrototypes(nn.Module):
         scale = float(self.pool_size**2) if self.temporal_scale == "patches" else None
         return dpc_knn_events(frames, num_frames, num_events, self.neighbors, scale)
 
-    def _select(self, prototypes: Tensor, scores: Tensor, selected: Tensor) -> Tensor:
+    def _select(self, prototypes: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Event tokens [V, K, P, C] of the chosen [V, K] among prototypes [V, L, P, C]."""
         if not self.training:
-            return prototypes[selected]
+            return prototypes[torch.arange(len(chosen), device=chosen.device).unsqueeze(1), chosen]
         indicators = dynfocus_ops.perturbed_topk(
-            scores[None], len(selected), num_samples=self.num_samples, sigma=self.sigma, grad=self.gradient
-        )[0]
-        return torch.einsum("kl,lpc->kpc", indicators.to(prototypes.dtype), prototypes)
+            scores, chosen.shape[1], num_samples=self.num_samples, sigma=self.sigma, grad=self.gradient
+        )
+        return torch.einsum("vkl,vlpc->vkpc", indicators.to(prototypes.dtype), prototypes)
+
+
+def _same_shaped(plans: Sequence[TokenPlan], device: torch.device) -> Iterator[tuple[Tensor, int]]:
+    """Videos with as many events and key frames go together: their events' rows [V, L], and K."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    first_event = 0
+    for plan in plans:
+        groups.setdefault((plan.num_events, plan.num_key_frames), []).append(first_event)
+        first_event += plan.num_events
+    for (num_events, num_key_frames), first_events in groups.items():
+        first = torch.tensor(first_events, device=device).unsqueeze(1)
+        yield first + torch.arange(num_events, device=device), num_key_frames
 
 
 def _hard_topk(scores: Tensor, k: int) -> Tensor:
-    """Indices of the k highest scores, ascending; of equal scores the lower index wins."""
-    return scores.sort(descending=True, stable=True).indices[:k].sort().values
+    """Indices of each row's k highest scores [V, L], ascending; of equal scores the lower index wins."""
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values

@@ -17,8 +17,8 @@ class MLPScorer(nn.Module):
         )
 
     def forward(self, prototypes: Tensor) -> Tensor:
-        """prototypes [L, P, C] of one video → scores [L]."""
-        return self.mlp(torch.cat([prototypes.amax(1), prototypes.mean(1)], -1)).squeeze(-1)
+        """prototypes [V, L, P, C] → scores [V, L]."""
+        return self.mlp(torch.cat([prototypes.amax(2), prototypes.mean(2)], -1)).squeeze(-1)
 
 
 class LocalGlobalScorer(nn.Module):
@@ -37,17 +37,17 @@ class LocalGlobalScorer(nn.Module):
         )
 
     def forward(self, prototypes: Tensor) -> Tensor:
-        """prototypes [L, P, C] of one video → scores [L]."""
-        features = self.in_conv(torch.cat([prototypes.mean(1), prototypes.amax(1)], -1))
+        """prototypes [V, L, P, C] → scores [V, L]."""
+        features = self.in_conv(torch.cat([prototypes.mean(2), prototypes.amax(2)], -1))
         local, context = features.chunk(2, -1)
-        return self.out_conv(torch.cat([local, context.mean(0, keepdim=True).expand_as(local)], -1)).squeeze(-1)
+        return self.out_conv(torch.cat([local, context.mean(1, keepdim=True).expand_as(local)], -1)).squeeze(-1)
 
 
 SCORERS = {"mlp": MLPScorer, "predictor_lg": LocalGlobalScorer}
 
 
 def min_max_scaled(scores: Tensor) -> Tensor:
-    """Scores [L] of one video on [0, 1] in fp32, so that the perturbation's σ has a meaning; all equal gives 0."""
+    """Each video's scores [V, L] on [0, 1] in fp32, so that the perturbation's σ has a meaning; all equal gives 0."""
     scores = scores.float()
-    low, high = scores.aminmax()
+    low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
     return (scores - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)

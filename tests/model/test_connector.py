@@ -45,8 +45,8 @@ def test_predictor_gives_the_golden_scores():
     scorer = LocalGlobalScorer(golden["prototypes"].shape[-1])
     scorer.load_state_dict({k.removeprefix("net."): v for k, v in golden.items() if k.startswith("net.")})
     # The research code divides by range + 1e-5, so its highest score is a little below 1.
-    golden_scores = min_max_scaled(golden["scores"])
-    torch.testing.assert_close(min_max_scaled(scorer(golden["prototypes"])), golden_scores, atol=1e-5, rtol=1e-4)
+    golden_scores = min_max_scaled(golden["scores"][None])
+    torch.testing.assert_close(min_max_scaled(scorer(golden["prototypes"][None])), golden_scores, atol=1e-5, rtol=1e-4)
 
 
 def test_tree_with_softmax_gate_gives_the_golden_tokens():
