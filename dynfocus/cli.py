@@ -171,7 +171,7 @@ def assemble(
 ) -> None:
     """Put a vision tower, a Q-Former and a language model together into a DynFocus directory."""
     _quiet_transformers()
-    from dynfocus.assemble import assemble
+    from dynfocus.assembly import assemble
     from dynfocus.checkpoint_files import read_json
 
     report = assemble(

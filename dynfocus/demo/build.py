@@ -49,10 +49,8 @@ def build(seed: int) -> tuple[DynFocusForConditionalGeneration, DynFocusProcesso
     return DynFocusForConditionalGeneration(config), processor
 
 
-def build_config(
-    tokenizer: PreTrainedTokenizerBase, qformer_tokenizer: PreTrainedTokenizerBase, **overrides
-) -> DynFocusConfig:
-    """Widths of 64 to 256 and two to four layers a component; `overrides` replace fields of the `DynFocusConfig`."""
+def build_config(tokenizer: PreTrainedTokenizerBase, qformer_tokenizer: PreTrainedTokenizerBase) -> DynFocusConfig:
+    """Widths of 64 to 256 and two or three layers a component."""
     vision = InstructBlipVisionConfig(
         hidden_size=64,
         intermediate_size=128,
@@ -78,7 +76,7 @@ def build_config(
         vocab_size=len(tokenizer),
         hidden_size=96,
         intermediate_size=256,
-        num_hidden_layers=4,
+        num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=1024,
@@ -87,7 +85,7 @@ def build_config(
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.05,
     )
-    fields = dict(
+    return DynFocusConfig(
         vision_config=vision,
         qformer_config=qformer,
         text_config=text,
@@ -100,5 +98,5 @@ def build_config(
         num_query_tokens=4,
         num_samples=64,
         max_visual_tokens=512,
+        initializer_range=0.08,
     )
-    return DynFocusConfig(**{**fields, **overrides})

@@ -21,27 +21,25 @@ IGNORED = -100  # the label of a token that the loss leaves out
 class Example(NamedTuple):
     """A conversation about one video.
 
-    features: [T, N, C], what `encode_patches` gave. turns: asked one after the other. focus: the turn whose question
-    the Q-Former reads.
+    features: [T, N, C], what `encode_patches` gave. turns: asked one after the other; the Q-Former reads the first.
     """
 
     features: Tensor
     turns: list[Question]
-    focus: int
 
 
 class QuestionDataset(Dataset):
-    """`length` conversations about the videos in turn: a few random questions, then the description of the whole video.
+    """`length` conversations about the videos in turn: a random question, then the description of the whole video.
 
-    The turns share the cost of one video's tokens. The description, which answers everything, comes last, and a fifth
-    of the conversations are that alone. features: [V, T, N, C], one row per scene.
+    Both share the cost of the video's tokens. The description says in many words what the question asks for in one, and
+    is learned first; it comes last, for it answers everything, and a fifth of the conversations are that alone.
+    features: [V, T, N, C], one row per scene.
     """
 
-    def __init__(self, scenes: Sequence[Scene], features: Tensor, length: int, turns: int, seed: int):
+    def __init__(self, scenes: Sequence[Scene], features: Tensor, length: int, seed: int):
         self.scenes = scenes
         self.features = features
         self.length = length
-        self.turns = turns
         self.seed = seed
 
     def __len__(self) -> int:
@@ -50,10 +48,8 @@ class QuestionDataset(Dataset):
     def __getitem__(self, index: int) -> Example:
         rng = np.random.default_rng((self.seed, index))
         video = index % len(self.scenes)
-        questions = 0 if rng.random() < 0.2 else self.turns - 1
-        kinds = [None] * questions + ["description"]
-        turns = [random_question(self.scenes[video], rng, kind) for kind in kinds]
-        return Example(self.features[video], turns, int(rng.integers(len(turns))))
+        kinds = ["description"] if rng.random() < 0.2 else [None, "description"]
+        return Example(self.features[video], [random_question(self.scenes[video], rng, kind) for kind in kinds])
 
 
 class QuestionCollator:
@@ -68,7 +64,7 @@ class QuestionCollator:
         input_ids = pad_sequence([ids for ids, _ in rows], True, pad, padding_side="left")
         labels = pad_sequence([labels for _, labels in rows], True, IGNORED, padding_side="left")
         asked = self.processor.qformer_tokenizer(
-            [example.turns[example.focus].text for example in examples], padding=True, return_tensors="pt"
+            [example.turns[0].text for example in examples], padding=True, return_tensors="pt"
         )
         return {
             "input_ids": input_ids,

@@ -15,8 +15,6 @@ import numpy as np
 from dynfocus.demo.scenes import COLORS, SHAPES, Scene
 
 KINDS = ("color", "shape", "order")
-# How often each kind is asked; "description" only by name.
-KIND_WEIGHTS = (0.3, 0.3, 0.4)
 ORDINALS = ("first", "second", "third", "last")
 
 COLOR_TEMPLATES = (
@@ -38,7 +36,13 @@ ORDINAL_TEMPLATES = (
     "What {attribute} is the {ordinal} object?",
     "What was the {attribute} of the {ordinal} object?",
 )
-DESCRIPTION_TEMPLATES = ("What happens in the video?", "Describe the video.", "Which objects appear, in order?")
+# With the form in which each event is told: finding an object by its shape is to be learned as much as by its colour.
+DESCRIPTION_TEMPLATES = {
+    "What happens in the video?": "{color} {shape}",
+    "Describe the video.": "{color} {shape}",
+    "Which shapes appear, and in which colors?": "{shape} {color}",
+    "List the shapes with their colors.": "{shape} {color}",
+}
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,12 @@ class Question:
 
 
 def random_question(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Question:
-    """A question about the scene, of the given kind or (None) of a random one; ValueError for an unknown kind."""
+    """A question about the scene, of the given kind ("description" is one too) or (None) of any of KINDS.
+
+    Raises ValueError for an unknown kind.
+    """
     if kind is None:
-        kind = str(rng.choice(KINDS, p=KIND_WEIGHTS))
+        kind = str(rng.choice(KINDS))
     event = scene.events[rng.integers(len(scene.events))]
     if kind == "color":
         return Question(kind, str(rng.choice(COLOR_TEMPLATES)).format(shape=event.shape), event.color)
@@ -62,7 +69,9 @@ def random_question(scene: Scene, rng: np.random.Generator, kind: str | None = N
     if kind == "order":
         return _choice_question(scene, rng) if rng.random() < 0.5 else _ordinal_question(scene, rng)
     if kind == "description":
-        return Question(kind, str(rng.choice(DESCRIPTION_TEMPLATES)), ", ".join(event.name for event in scene.events))
+        text = str(rng.choice(list(DESCRIPTION_TEMPLATES)))
+        told = [DESCRIPTION_TEMPLATES[text].format(color=event.color, shape=event.shape) for event in scene.events]
+        return Question(kind, text, ", ".join(told))
     raise ValueError(f"kind must be one of {', '.join(KINDS)}, description, got {kind!r}")
 
 

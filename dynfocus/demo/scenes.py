@@ -84,7 +84,8 @@ def random_scene(split: str, seed: int, index: int, num_frames: int = NUM_FRAMES
         radius = rng.uniform(0.17, 0.24)
         begin, finish = rng.uniform(radius, 1 - radius, (2, 2))
         # The path is at most a third of the frame long, and stays inside it.
-        velocity = (finish - begin) * min(1.0, 0.33 / max(np.linalg.norm(finish - begin), 1e-6)) / duration
+        path = finish - begin
+        velocity = path * min(1.0, 0.33 / max(float(np.linalg.norm(path)), 1e-6)) / duration
         end = int(start + duration)
         events.append(Event(str(color), str(shape), int(start), end, tuple(begin), tuple(velocity), float(radius)))
     return Scene(tuple(events), key, num_frames, size)

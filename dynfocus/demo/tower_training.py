@@ -16,6 +16,7 @@ BATCH_SIZE = 96
 EMPTY_FRAMES = 16  # of a batch; most frames of a video are empty, and there is little to learn from them
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 50
+NORM_WEIGHT = 0.01  # of the mean squared feature in the loss
 
 
 def train_tower(
@@ -27,13 +28,14 @@ def train_tower(
 ) -> float:
     """Trains `model.vision_tower` in place and freezes it; returns the mean loss of the last tenth of the steps.
 
-    Two linear heads, thrown away afterwards, read colour and shape off the mean of the patch features, which is
-    also what the rods pass on.
+    Colour and shape are read off the mean of the patch features by fixed orthonormal directions, and large features
+    cost a little: so each attribute takes about the same room in the features, where a trained head would let the
+    harder one, shape, drown the other.
     """
     rng = np.random.default_rng((seed, 0))
     channels = model.config.vision_config.hidden_size
-    color_head, shape_head = nn.Linear(channels, len(COLORS) + 1), nn.Linear(channels, len(SHAPES) + 1)
-    parameters = [*model.vision_tower.parameters(), *color_head.parameters(), *shape_head.parameters()]
+    directions = nn.init.orthogonal_(torch.empty(channels, len(COLORS) + len(SHAPES) + 2))
+    parameters = list(model.vision_tower.parameters())
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = [LEARNING_RATE * min(1, (step + 1) / WARMUP_STEPS) * (1 - step / steps) for step in range(steps)]
     shown, empty = np.argwhere(videos.color > 0), np.argwhere(videos.color == 0)
@@ -44,9 +46,11 @@ def train_tower(
             group["lr"] = learning_rate
         chosen = np.concatenate([rng.choice(shown, BATCH_SIZE - EMPTY_FRAMES), rng.choice(empty, EMPTY_FRAMES)])
         video, frame = chosen.T
-        features = model.encode_patches(normalised(videos.pixels[video, frame], video_processor))[:, 1:].mean(1)
-        loss = F.cross_entropy(color_head(features), torch.from_numpy(videos.color[video, frame]))
-        loss = loss + F.cross_entropy(shape_head(features), torch.from_numpy(videos.shape[video, frame]))
+        patches = model.encode_patches(normalised(videos.pixels[video, frame], video_processor))[:, 1:]
+        color, shape = (patches.mean(1) @ directions).split([len(COLORS) + 1, len(SHAPES) + 1], 1)
+        loss = F.cross_entropy(color, torch.from_numpy(videos.color[video, frame]))
+        loss = loss + F.cross_entropy(shape, torch.from_numpy(videos.shape[video, frame]))
+        loss = loss + NORM_WEIGHT * patches.square().mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -28,10 +28,9 @@ class TrainingSettings:
     """How much is trained; the defaults made the embedded checkpoint."""
 
     num_videos: int = 3000
-    tower_steps: int = 1500
+    tower_steps: int = 1200
     steps: int = 3000
-    batch_size: int = 16
-    turns: int = 4
+    batch_size: int = 24
     learning_rate: float = 2e-3
     threads: int = 2
 
@@ -88,9 +87,7 @@ def _train_language(
     seed: int,
 ) -> float:
     """Stage 1: connector, Q-Former and language model learn together from the answers; returns the last logged loss."""
-    conversations = QuestionDataset(
-        scenes, features, length=settings.steps * settings.batch_size, turns=settings.turns, seed=seed
-    )
+    conversations = QuestionDataset(scenes, features, length=settings.steps * settings.batch_size, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -146,9 +143,9 @@ Made by
 
     dynfocus train demo --seed {seed} --output DIR
 
-from {settings.num_videos} videos rendered by `dynfocus.demo.scenes` and encoded to H.264, on {settings.threads} threads:
+from {settings.num_videos} videos rendered by `dynfocus.demo.scenes` as H.264, on {settings.threads} threads:
 {settings.tower_steps} steps of the vision tower on single frames, then {settings.steps} steps of everything else on
-{settings.batch_size} conversations of up to {settings.turns} turns (`dynfocus.demo.questions`).
+{settings.batch_size} conversations each (`dynfocus.demo.questions`).
 
 `dynfocus eval demo` measures its accuracy on videos it has never seen.
 """

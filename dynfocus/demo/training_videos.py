@@ -44,11 +44,11 @@ def read_back(scenes: Sequence[Scene], video_processor: DynFocusVideoProcessor, 
         with ThreadPoolExecutor(threads) as pool:
             clips = list(tqdm(pool.map(sample, range(len(scenes))), desc="videos", total=len(scenes)))
     shown = [[scene.event_at(int(frame)) for frame in frames] for scene, (_, frames) in zip(scenes, clips, strict=True)]
-    colors, shapes = [None, *COLORS], [None, *SHAPES]
+    colors, shapes = list(COLORS), list(SHAPES)
     return SampledVideos(
         np.stack([frames for frames, _ in clips]),
-        np.array([[colors.index(event and event.color) for event in video] for video in shown]),
-        np.array([[shapes.index(event and event.shape) for event in video] for video in shown]),
+        np.array([[1 + colors.index(event.color) if event else 0 for event in video] for video in shown]),
+        np.array([[1 + shapes.index(event.shape) if event else 0 for event in video] for video in shown]),
     )
 
 

@@ -347,7 +347,7 @@ def test_thin_commands(model_directory, tmp_path, monkeypatch):
         seen["assemble"] = args, kwargs
         return "the report"
 
-    monkeypatch.setattr("dynfocus.assemble.assemble", assemble)
+    monkeypatch.setattr("dynfocus.assembly.assemble", assemble)
     assert run("train", "demo", "--seed", 3, "--output", tmp_path / "new", "--overwrite").exit_code == 0
     assert seen["train"] == ((tmp_path / "new",), {"seed": 3, "overwrite": True})
     assert run("eval", "demo", "--model", model_directory, "--pairs", 5).exit_code == 0

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.assemble import components
+from tests.assembly import components
 
 
 @pytest.fixture(scope="package")

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, InstructBlipForConditionalGeneration
 
 from dynfocus import DynFocusForConditionalGeneration, DynFocusProcessor
-from dynfocus.assemble import assemble as assemble_components
-from dynfocus.component_fitting import interpolate_positions
-from tests.assemble import components
+from dynfocus.assembly import assemble as assemble_components
+from dynfocus.assembly.fitting import interpolate_positions
+from tests.assembly import components
 
 HEADS = {"vision_config": {"num_attention_heads": 4}}
 PIXELS = torch.linspace(-2, 2, 3 * 3 * 32 * 32).sin().reshape(3, 3, 32, 32)

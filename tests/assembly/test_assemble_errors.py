@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from dynfocus import checkpoint_files
-from dynfocus.assemble import assemble
+from dynfocus.assembly import assemble
 from dynfocus.errors import DynFocusError
-from tests.assemble import components
+from tests.assembly import components
 
 EVA = {"config_overrides": {"vision_config": {"num_attention_heads": 4}}}
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import InstructBlipVisionConfig
 
-from dynfocus.component_layouts import RECOMPUTED, Component, Drop
+from dynfocus.assembly.layouts import RECOMPUTED, Component, Drop
 from dynfocus.errors import DynFocusError
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import InstructBlipVisionConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from dynfocus.checkpoint_files import CheckpointFiles, locate, new_directory, write_weights
-from dynfocus.component_fitting import fit_components, initialise
-from dynfocus.component_layouts import (
+from dynfocus.assembly.fitting import fit_components, initialise
+from dynfocus.assembly.layouts import (
     Component,
     TensorFiles,
     language_model_layout,
@@ -22,7 +22,7 @@ from dynfocus.component_layouts import (
     read_config,
     tower_layout,
 )
-from dynfocus.component_processor import (
+from dynfocus.assembly.processor import (
     build_processor,
     load_generation_config,
     load_language_tokenizer,
@@ -30,7 +30,7 @@ from dynfocus.component_processor import (
 )
 from dynfocus.configuration_dynfocus import DynFocusConfig
 from dynfocus.errors import DynFocusError
-from dynfocus.lavis_checkpoints import FusedBiases, eva_layout, lavis_qformer_layout
+from dynfocus.assembly.lavis_checkpoints import FusedBiases, eva_layout, lavis_qformer_layout
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing_dynfocus import DynFocusProcessor
 

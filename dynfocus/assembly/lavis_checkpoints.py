@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import InstructBlipQFormerConfig, InstructBlipVisionConfig
 
-from dynfocus.component_layouts import RECOMPUTED, Drop, Rules, TensorFiles
+from dynfocus.assembly.layouts import RECOMPUTED, Drop, Rules, TensorFiles
 from dynfocus.errors import DynFocusError
 
 _EVA_DEPTH = 39  # LAVIS builds 39 blocks of EVA ViT-g's 40, since the Q-Former reads the last but one layer
