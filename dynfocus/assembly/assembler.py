@@ -12,8 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import InstructBlipVisionConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from dynfocus.checkpoint_files import CheckpointFiles, locate, new_directory, write_weights
 from dynfocus.assembly.fitting import fit_components, initialise
+from dynfocus.assembly.lavis_checkpoints import FusedBiases, eva_layout, lavis_qformer_layout
 from dynfocus.assembly.layouts import (
     Component,
     TensorFiles,
@@ -28,9 +28,9 @@ from dynfocus.assembly.processor import (
     load_language_tokenizer,
     load_qformer_tokenizer,
 )
+from dynfocus.checkpoint_files import CheckpointFiles, locate, new_directory, write_weights
 from dynfocus.configuration_dynfocus import DynFocusConfig
 from dynfocus.errors import DynFocusError
-from dynfocus.assembly.lavis_checkpoints import FusedBiases, eva_layout, lavis_qformer_layout
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing_dynfocus import DynFocusProcessor
 
