@@ -47,6 +47,7 @@ demo: install
 
 lint: $(VENV)/test-tools
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 # A second environment with the wheel alone in it. Its .pth makes .venv's packages visible, but not .venv's editable install of the
