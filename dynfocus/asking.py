@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dynfocus.errors import DynFocusError
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration, VideoEncoding
 from dynfocus.processing_dynfocus import DynFocusProcessor
-from dynfocus.token_budget import TokenPlan, max_frames_within
+from dynfocus.token_budget import TokenPlan
 from dynfocus.video_reading import VideoClip
 
 STAGES = ("decode", "preprocess", "vision_tower", "connector", "language_model")
@@ -186,7 +186,7 @@ class VideoAsker:
     def _read(self, video: str | os.PathLike) -> VideoClip:
         """The frames that the processor samples, and no more than the token budget pays for."""
         settings, processor = self.processor.video_processor, self.processor
-        most = max_frames_within(processor.max_visual_tokens, processor.fine_tokens)
+        most = processor.max_sampled_frames()
         limits = {"max_frames": min(most, settings.max_frames)}
         if settings.num_frames is not None:
             limits["num_frames"] = min(most, settings.num_frames)

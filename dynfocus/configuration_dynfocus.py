@@ -65,21 +65,18 @@ class DynFocusConfig(PreTrainedConfig):
         if self.text_queries not in ("text", "frame"):
             raise ValueError(f"text_queries is {self.text_queries!r} but must be 'text' or 'frame'")
         self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
-        self._check_spatial_levels(self.connector_settings())
+        self._check_tower_fits(self.connector_settings())
 
-    def _check_spatial_levels(self, settings: ConnectorSettings):
-        """Each level clusters the tokens of the one before, the first the tower's patches."""
+    def _check_tower_fits(self, settings: ConnectorSettings):
         image, patch = self.vision_config.image_size, self.vision_config.patch_size
         if not isinstance(image, int) or not isinstance(patch, int):
             raise ValueError(f"vision_config has image_size {image} and patch_size {patch} but frames must be square")
-        tokens = (image // patch) ** 2
-        for num_clusters, k in settings.spatial_levels:
-            if max(num_clusters, k) > tokens:
-                raise ValueError(
-                    f"spatial_levels has the level ({num_clusters}, {k}) over {tokens} tokens "
-                    "but may ask for no more than those"
-                )
-            tokens = num_clusters
+        patches, (num_clusters, k) = (image // patch) ** 2, settings.spatial_levels[0]
+        if max(num_clusters, k) > patches:
+            raise ValueError(
+                f"spatial_levels begins with ({num_clusters}, {k}) but may ask for no more than "
+                f"the tower's {patches} patches"
+            )
 
     def connector_settings(self) -> ConnectorSettings:
         """The connector's share of this configuration, checked."""

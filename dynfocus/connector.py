@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -50,9 +51,10 @@ class ConnectorSettings:
         for name, allowed in _CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r} but must be one of {', '.join(map(repr, allowed))}")
-        for name in ("num_events", "pool_size", "temporal_neighbors", "num_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)} but must be at least 1")
+        for name in ("num_events", "pool_size", "temporal_neighbors", "num_samples", "max_visual_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r} but must be an int of at least 1")
         if not 0 < self.key_ratio <= 1:
             raise ValueError(f"key_ratio is {self.key_ratio} but must be in (0, 1]")
         if not self.sigma > 0:
@@ -61,6 +63,12 @@ class ConnectorSettings:
             raise ValueError(
                 f"spatial_levels is {self.spatial_levels} but must be pairs (num_clusters, k), each at least 1"
             )
+        for (below, _), (num_clusters, k) in pairwise(self.spatial_levels):
+            if max(num_clusters, k) > below:
+                raise ValueError(
+                    f"spatial_levels has the level ({num_clusters}, {k}) over {below} tokens "
+                    "but may ask for no more than those"
+                )
         if (self.spatial_group == "tree" or self.spatial_gate) and len(self.spatial_levels) != 2:
             raise ValueError(f"spatial_levels is {self.spatial_levels} but a tree or a gate needs exactly two levels")
 

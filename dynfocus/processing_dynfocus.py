@@ -1,19 +1,39 @@
 """Processor of DynFocus: conversations about videos and images in, model inputs out."""
 
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
+from transformers.processing_utils import TextKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from dynfocus.configuration_dynfocus import DynFocusConfig
-from dynfocus.token_budget import TokenPlan, max_frames_within, plan_tokens
+from dynfocus.token_budget import TokenPlan, max_frames_to_sample, plan_tokens
 from dynfocus.video_processing_dynfocus import DynFocusVideoProcessor
+from dynfocus.visual_placeholders import (
+    IMAGE,
+    VIDEO,
+    expand_placeholders,
+    find_placeholders,
+    flat,
+    flat_videos,
+    without_placeholders,
+)
+
+
+class DynFocusBatch(BatchFeature):
+    """Model inputs. Casting them to half precision spares the timestamps, which it would round to seconds."""
+
+    def to(self, *args: Any, **kwargs: Any) -> "DynFocusBatch":
+        timestamps = self.get("frame_timestamps")
+        super().to(*args, **kwargs)
+        if timestamps is not None:
+            self["frame_timestamps"] = timestamps.to(self["input_ids"].device)
+        return self
 
 
 class DynFocusProcessor(ProcessorMixin):
@@ -32,8 +52,8 @@ class DynFocusProcessor(ProcessorMixin):
         max_question_tokens: the longest question the Q-Former takes.
     """
 
-    video_token = "<video>"
-    image_token = "<image>"
+    video_token = VIDEO
+    image_token = IMAGE
 
     def __init__(
         self,
@@ -85,6 +105,23 @@ class DynFocusProcessor(ProcessorMixin):
             budget=budget,
         )
 
+    def max_sampled_frames(self, num_videos: int = 1) -> int:
+        """The most frames to sample from each of `num_videos` videos that share `max_visual_tokens`.
+
+        Raises:
+            ValueError: the budget does not pay for one frame of each.
+        """
+        budget = self.max_visual_tokens // num_videos
+        most = max_frames_to_sample(
+            budget, num_events=self.num_events, key_ratio=self.key_ratio, fine_tokens=self.fine_tokens
+        )
+        if most < 1:
+            raise ValueError(
+                f"max_visual_tokens is {self.max_visual_tokens}, shared by {num_videos} visuals of a sample, "
+                f"but must be at least {self.fine_tokens + 2} for each"
+            )
+        return most
+
     def __call__(
         self,
         images=None,
@@ -108,75 +145,79 @@ class DynFocusProcessor(ProcessorMixin):
                 its placeholders unless given; `apply_chat_template` gives the user's last words.
             truncate_questions: cut a question longer than `max_question_tokens` at its start (training on found
                 data) instead of raising.
-            kwargs: video sampling settings (fps, num_frames, …) and tokenizer arguments.
+            kwargs: video sampling settings (fps, num_frames, min_frames, max_frames, decode_size) and tokenizer
+                arguments, also as `videos_kwargs` and `text_kwargs`.
 
         Returns:
-            input_ids, attention_mask [B, S]; with visuals pixel_values_videos [ΣT, 3, H, W], num_frames [V],
-            frame_timestamps [ΣT] s, visual_token_budget [V], qformer_input_ids, qformer_attention_mask [V, L].
+            A `DynFocusBatch`: input_ids, attention_mask [B, S]; with visuals pixel_values_videos [ΣT, 3, H, W],
+            num_frames [V], frame_timestamps [ΣT] s, visual_token_budget [V], qformer_input_ids,
+            qformer_attention_mask [V, L].
 
         Raises:
             ValueError: placeholders and visuals do not match, an empty or over-long question, a budget
                 too small for a sample's videos.
+            TypeError: an argument that neither the videos nor the tokenizer know.
         """
         if text is None:
             raise ValueError("text must be given, with <video> and <image> where the visuals stand")
         if audio is not None:
             raise ValueError("audio was given but DynFocus does not hear; it must be None")
         texts = [text] if isinstance(text, str) else list(text)
-        sampling = {name: kwargs.pop(name) for name in _SAMPLING if name in kwargs}
-        samples = [_PLACEHOLDER.findall(prompt) for prompt in texts]
+        return_replacements = kwargs.pop("return_text_replacement_offsets", False)
+        sampling, tokenizing = _sorted_out(kwargs)
+        samples = [find_placeholders(prompt) for prompt in texts]
         visuals, is_image = self._in_text_order(samples, videos, images)
         features: dict[str, Any] = {}
+        num_tokens: Iterator[int] = iter(())
         if visuals:
             features = self._encode_visuals(samples, visuals, is_image, video_metadata, sampling)
-            plans = map(self.plan, features["num_frames"].tolist(), features["visual_token_budget"].tolist())
-            texts_in = [
-                _PLACEHOLDER.sub(lambda _: self.video_token * next(plans).num_tokens, prompt) for prompt in texts
-            ]
+            frames, budgets = features["num_frames"].tolist(), features["visual_token_budget"].tolist()
+            num_tokens = (self.plan(count, budget).num_tokens for count, budget in zip(frames, budgets, strict=True))
             asked = self._questions_of_visuals(texts, samples, questions)
             features |= self._encode_questions(asked, truncate_questions)
-        else:
-            texts_in = texts
+        expanded, replacements = zip(*(expand_placeholders(prompt, num_tokens) for prompt in texts), strict=True)
         tokens = self.tokenizer(
-            texts_in, padding=padding, padding_side=padding_side, return_tensors=return_tensors, **kwargs
+            list(expanded), padding=padding, padding_side=padding_side, return_tensors=return_tensors, **tokenizing
         )
-        return BatchFeature({**tokens, **features})
+        if return_replacements:
+            features["text_replacement_offsets"] = list(replacements)
+        return DynFocusBatch({**tokens, **features})
 
     def _in_text_order(self, samples: list[list[str]], videos, images) -> tuple[list, list[bool]]:
         """All visuals in the order of their placeholders, and which of them are images."""
-        queues = {self.video_token: _flat(videos), self.image_token: [_one_frame(image) for image in _flat(images)]}
+        queues = {VIDEO: flat_videos(videos), IMAGE: [_one_frame(image) for image in flat(images)]}
         kinds = [kind for sample in samples for kind in sample]
         for kind, queue in queues.items():
             if kinds.count(kind) != len(queue):
                 raise ValueError(f"text has {kinds.count(kind)} {kind} but {len(queue)} {kind[1:-1]}s were given")
         iterators = {kind: iter(queue) for kind, queue in queues.items()}
-        return [next(iterators[kind]) for kind in kinds], [kind == self.image_token for kind in kinds]
+        return [next(iterators[kind]) for kind in kinds], [kind == IMAGE for kind in kinds]
 
     def _encode_visuals(self, samples, visuals, is_image, video_metadata, sampling) -> dict[str, torch.Tensor]:
-        budgets = [self.max_visual_tokens // len(sample) for sample in samples for _ in sample]
-        metadata = iter(_flat(video_metadata) or [None] * is_image.count(False))
+        metadata = flat(video_metadata) or [None] * is_image.count(False)
+        if len(metadata) != is_image.count(False):
+            raise ValueError(f"video_metadata has {len(metadata)} entries but there are {is_image.count(False)} videos")
+        next_metadata = iter(metadata)
+        sharing = [len(sample) for sample in samples for _ in sample]
         encoded = []
-        for visual, budget, image in zip(visuals, budgets, is_image, strict=True):
-            most = max_frames_within(budget, self.fine_tokens)
-            if most < 1:
-                raise ValueError(
-                    f"max_visual_tokens is {self.max_visual_tokens}, shared by up to {max(map(len, samples))} visuals "
-                    f"of a sample, but must be at least {self.fine_tokens + 2} for each"
-                )
+        for visual, image, num_visuals in zip(visuals, is_image, sharing, strict=True):
+            most = self.max_sampled_frames(num_visuals)
             limits = {
                 **sampling,
                 "max_frames": min(most, sampling.get("max_frames") or self.video_processor.max_frames),
             }
             if (count := limits.get("num_frames") or self.video_processor.num_frames) is not None:
                 limits["num_frames"] = min(count, most)
-            encoded.append(self.video_processor([visual], video_metadata=[None if image else next(metadata)], **limits))
+            encoded.append(
+                self.video_processor([visual], video_metadata=[None if image else next(next_metadata)], **limits)
+            )
         features = {name: torch.cat([one[name] for one in encoded]) for name in encoded[0]}
-        return {**features, "visual_token_budget": torch.tensor(budgets)}
+        return {**features, "visual_token_budget": torch.tensor([self.max_visual_tokens // n for n in sharing])}
 
     def _questions_of_visuals(self, texts: list[str], samples: list[list[str]], questions) -> list[str]:
         """One question per visual, in the order of the visuals."""
         if questions is None:
-            questions = [" ".join(_PLACEHOLDER.sub(" ", prompt).split()) for prompt in texts]
+            questions = [without_placeholders(prompt) for prompt in texts]
         questions = [questions] if isinstance(questions, str) else list(questions)
         if len(questions) != len(texts):
             raise ValueError(f"questions has {len(questions)} entries but must have one per text, {len(texts)}")
@@ -201,15 +242,17 @@ class DynFocusProcessor(ProcessorMixin):
                 f"the question has {longest} tokens but must have at most {self.max_question_tokens} for the Q-Former"
             )
         side, tokenizer.truncation_side = tokenizer.truncation_side, "left"
-        encoded = tokenizer(
-            questions,
-            padding=True,
-            padding_side="right",
-            truncation=True,
-            max_length=self.max_question_tokens,
-            return_tensors="pt",
-        )
-        tokenizer.truncation_side = side
+        try:
+            encoded = tokenizer(
+                questions,
+                padding=True,
+                padding_side="right",
+                truncation=True,
+                max_length=self.max_question_tokens,
+                return_tensors="pt",
+            )
+        finally:
+            tokenizer.truncation_side = side
         return {"qformer_input_ids": encoded["input_ids"], "qformer_attention_mask": encoded["attention_mask"]}
 
     def apply_chat_template(self, conversation, chat_template=None, processor_kwargs=None, tokenize=False, **kwargs):
@@ -250,17 +293,17 @@ class DynFocusProcessor(ProcessorMixin):
         ]
 
 
-_PLACEHOLDER = re.compile(r"<video>|<image>")
 _SAMPLING = ("fps", "num_frames", "min_frames", "max_frames", "decode_size")
 
 
-def _flat(visuals) -> list:
-    """A flat list from one visual, a list of them, or one list per prompt."""
-    if visuals is None:
-        return []
-    if not isinstance(visuals, list | tuple):
-        return [visuals]
-    return [visual for entry in visuals for visual in (entry if isinstance(entry, list | tuple) else [entry])]
+def _sorted_out(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is for the videos, and what is for the tokenizer."""
+    nested = {**kwargs.pop("videos_kwargs", {}), **kwargs.pop("text_kwargs", {})}
+    kwargs = {**kwargs, **nested}
+    sampling = {name: kwargs.pop(name) for name in _SAMPLING if name in kwargs}
+    if unknown := set(kwargs) - set(TextKwargs.__annotations__):
+        raise TypeError(f"unknown arguments {sorted(unknown)}; videos know {', '.join(_SAMPLING)}")
+    return sampling, kwargs
 
 
 def _one_frame(image) -> np.ndarray:
@@ -273,7 +316,10 @@ def _one_frame(image) -> np.ndarray:
 
 
 def _last_question(conversation: Sequence[Mapping]) -> str:
-    content = [message["content"] for message in conversation if message["role"] == "user"][-1]
+    asked = [message["content"] for message in conversation if message["role"] == "user"]
+    if not asked:
+        raise ValueError("the conversation has no turn of the role 'user' but must have one, which is the question")
+    content = asked[-1]
     if isinstance(content, str):
         return content
     return " ".join(part["text"] for part in content if part["type"] == "text")

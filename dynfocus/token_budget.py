@@ -64,6 +64,17 @@ def max_frames_within(budget: int, fine_tokens: int) -> int:
     return max(0, (budget - fine_tokens) // RODS_TOKENS)
 
 
+def max_frames_to_sample(budget: int, *, num_events: int, key_ratio: float, fine_tokens: int) -> int:
+    """How many frames of a long video to look at: more would leave too little of the budget for detail.
+
+    All that the full number of key frames leaves over, or half the budget where that is more; 0 where not even
+    one frame fits.
+    """
+    beside_all_key_frames = (budget - _ceil(key_ratio * num_events) * fine_tokens) // RODS_TOKENS
+    half = budget // 2 // RODS_TOKENS
+    return min(max_frames_within(budget, fine_tokens), max(1, beside_all_key_frames, half))
+
+
 _ROUNDING = 1e-9  # keeps 0.8 * 25 = 20.000000000000004 from becoming 21
 
 

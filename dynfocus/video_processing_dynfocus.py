@@ -92,19 +92,20 @@ class DynFocusVideoProcessor(VideoProcessorMixin):
     def _frames(self, video, metadata: Mapping | None, sampling: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """uint8 frames [T, H, W, 3] and their timestamps [T] of one video, sampled."""
         if isinstance(video, str | os.PathLike):
-            video = self.read(video, **sampling)
-        if isinstance(video, VideoClip):  # already sampled, but a tighter limit may hold now
-            most = self._sampling(sampling)["max_frames"]
-            keep = sample_indices(video.timestamps, video.duration, num_frames=most)
+            clip = self.read(video, **sampling)
+            return clip.frames, clip.timestamps
+        settings = self._sampling(sampling)
+        del settings["decode_size"]
+        if isinstance(video, VideoClip):  # already sampled, but this call may ask for less
+            settings |= {"fps": sampling.get("fps"), "num_frames": sampling.get("num_frames")}
+            keep = sample_indices(video.timestamps, video.duration, **settings)
             return video.frames[keep], video.timestamps[keep]
         frames = np.stack([np.asarray(frame) for frame in video]) if isinstance(video, Sequence) else np.asarray(video)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
             raise ValueError(
                 f"a video is {frames.dtype} {list(frames.shape)} but must be uint8 [T, H, W, 3] with T at least 1"
             )
-        rate = metadata["fps"] if metadata else None
-        settings = self._sampling(sampling)
-        del settings["decode_size"]
+        rate = metadata.get("fps") if metadata else None
         if rate is None:
             settings["fps"] = None
         clock = np.arange(len(frames)) / (rate or 1.0)

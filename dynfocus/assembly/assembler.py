@@ -136,7 +136,9 @@ def assemble(
     for part in (config, *(getattr(config, name) for name in DynFocusConfig.sub_configs_defaults)):
         part.dtype = weight_dtype
     processor = build_processor(config, tower.config, language_tokenizer, text_tokenizer, tower.files.path)
-    generation = load_generation_config(language.files.path, model.language_model.config, language_tokenizer)
+    generation = load_generation_config(
+        language.files.path, config.text_config, language_tokenizer, config.video_token_id
+    )
 
     readers: dict[str, Callable[[], Tensor]] = {
         target: partial(component.read, target) for component in components for target in component.sources

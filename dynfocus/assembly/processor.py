@@ -74,7 +74,7 @@ def build_processor(
 
 
 def load_generation_config(
-    directory: Path, text_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    directory: Path, text_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, video_token_id: int
 ) -> GenerationConfig:
     """The language model's generation defaults; sampling settings without sampling, as Vicuna has, are left out."""
     if (directory / "generation_config.json").is_file():
@@ -85,6 +85,8 @@ def load_generation_config(
     else:
         generation = GenerationConfig.from_model_config(text_config)
     generation.pad_token_id = tokenizer.pad_token_id
+    # Never an answer: visual placeholders, and the rows of the vocabulary that stand for no token.
+    generation.suppress_tokens = [video_token_id, *range(len(tokenizer), text_config.vocab_size)]
     if generation.eos_token_id is None:
         generation.eos_token_id = tokenizer.eos_token_id
     try:

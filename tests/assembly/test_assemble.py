@@ -304,6 +304,9 @@ def test_generation_defaults_without_sampling_settings(tmp_path, sources):
     generation = model.generation_config
     assert (generation.eos_token_id, generation.max_length, generation.pad_token_id) == (2, 4096, 0)
     assert generation.temperature in (None, 1.0)
+    tokenizer = DynFocusProcessor.from_pretrained(tmp_path / "out").tokenizer
+    without_meaning = range(len(tokenizer), model.config.text_config.vocab_size)
+    assert generation.suppress_tokens == [model.config.video_token_id, *without_meaning]
 
 
 def test_visual_tokens_leave_room_for_text(tmp_path, sources):

@@ -89,7 +89,7 @@ def test_save_and_load(tmp_path, auto):
 def test_budget_is_shared_by_the_videos_of_a_sample():
     processor = tiny.processor(tiny.config(max_visual_tokens=60), fps=None)
     inputs = processor(text="<video> <video> what?", videos=[clip(200), clip(200)], questions="what?")
-    assert inputs["num_frames"].tolist() == [10, 10]  # (30 − 10) / 2 each
+    assert inputs["num_frames"].tolist() == [7, 7]  # half of 30 tokens each, two a frame
     assert int((inputs["input_ids"] == VIDEO_TOKEN).sum()) <= 60
     assert inputs["visual_token_budget"].tolist() == [30, 30]
 
@@ -141,6 +141,7 @@ def test_overlong_question():
         ({"text": "<video>", "videos": clip(2), "questions": ["a", "b"]}, "questions has 2 entries"),
         ({"text": "<video>", "videos": clip(2), "questions": [["a", "b"]]}, "it must have one each"),
         ({"text": "<video>" * 11, "videos": [clip(2)] * 11, "questions": "a"}, "must be at least 12 for each"),
+        ({"text": "<video>", "videos": clip(2), "questions": "a", "video_metadata": [{}, {}]}, "video_metadata has 2"),
         ({"text": "what?", "audio": "a.wav"}, "does not hear"),
         ({"videos": "a.mp4"}, "text must be given"),
     ],
@@ -195,6 +196,60 @@ def test_arrays_without_a_clock_have_no_timestamps():
 def test_wrong_frames_are_named(bad):
     with pytest.raises(ValueError, match=r"must be uint8 \[T, H, W, 3\]"):
         DynFocusVideoProcessor()([bad])
+
+
+def test_settings_may_be_nested_as_in_transformers():
+    arguments = {"text": "<video>", "videos": video(30), "questions": "a"}
+    nested = tiny.processor()(**arguments, videos_kwargs={"num_frames": 3}, text_kwargs={"add_special_tokens": False})
+    assert nested["num_frames"].tolist() == [3]
+
+
+def test_unknown_arguments_are_named():
+    with pytest.raises(TypeError, match=r"unknown arguments \['fpss'\]"):
+        tiny.processor()(text="<video>", videos=video(3), questions="a", fpss=3)
+
+
+@pytest.mark.parametrize(
+    "asked, frames", [({}, 12), ({"num_frames": 4}, 4), ({"max_frames": 5}, 5), ({"fps": 2.0}, 6)], ids=str
+)
+def test_a_clip_keeps_its_frames_unless_the_call_asks_for_less(asked, frames):
+    processor = DynFocusVideoProcessor(size={"height": 8, "width": 8}, min_frames=1)
+    assert processor(clip(12), **asked)["num_frames"].tolist() == [frames]
+
+
+def test_a_video_may_be_a_list_of_pictures():
+    pictures = [Image.fromarray(frame) for frame in video(6)]
+    for given in (pictures, [pictures], [[pictures]]):
+        inputs = tiny.processor()(text="<video>", videos=given, questions="a")
+        assert inputs["num_frames"].tolist() == [6]
+
+
+def test_casting_spares_the_timestamps():
+    inputs = tiny.processor()(text="<video>", videos=clip(3), questions="a")
+    inputs["frame_timestamps"] += 1234.5
+    cast = inputs.to("cpu", torch.bfloat16)
+    assert cast["pixel_values_videos"].dtype == torch.bfloat16
+    assert cast["frame_timestamps"].tolist() == [1234.5, 1234.75, 1235.0]
+
+
+def test_assistant_mask_marks_the_answer():
+    processor = tiny.processor()
+    conversation = [
+        *user({"type": "video", "video": clip(4)}, {"type": "image", "image": video(1)[0]}, text_part("what color?")),
+        {"role": "assistant", "content": "red square"},
+        {"role": "user", "content": "what shape?"},
+        {"role": "assistant", "content": "circle"},
+    ]
+    inputs = processor.apply_chat_template(
+        conversation, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    marked = inputs["input_ids"][0][torch.as_tensor(inputs["assistant_masks"][0]).bool()]
+    assert processor.tokenizer.decode(marked) == "red square </s> circle </s>"
+
+
+def test_a_conversation_needs_a_user():
+    with pytest.raises(ValueError, match="no turn of the role 'user'"):
+        tiny.processor().apply_chat_template([{"role": "assistant", "content": "red"}], tokenize=True)
 
 
 def test_unknown_settings_are_named():

@@ -1,7 +1,7 @@
 import pytest
 
 from dynfocus.connector import ConnectorSettings
-from dynfocus.token_budget import max_frames_within, plan_tokens
+from dynfocus.token_budget import max_frames_to_sample, max_frames_within, plan_tokens
 
 
 def plan(num_frames, budget=2048, **settings):
@@ -53,6 +53,9 @@ def test_no_frames():
         ({"key_ratio": 0.0}, "key_ratio is 0.0"),
         ({"key_ratio": 1.5}, "key_ratio is 1.5"),
         ({"num_events": 0}, "num_events is 0"),
+        ({"num_events": 2.5}, "num_events is 2.5"),
+        ({"max_visual_tokens": -1}, "max_visual_tokens is -1"),
+        ({"spatial_levels": ((16, 8), (6, 17))}, r"the level \(6, 17\) over 16 tokens"),
         ({"sigma": 0.0}, "sigma is 0.0"),
         ({"spatial_levels": ()}, "spatial_levels is"),
         ({"spatial_levels": ((16, 0),)}, "spatial_levels is"),
@@ -62,3 +65,12 @@ def test_no_frames():
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         ConnectorSettings(**settings)
+
+
+@pytest.mark.parametrize("budget, frames", [(2048, 644), (1024, 256), (1160, 290), (100, 25), (40, 1), (39, 0)])
+def test_sampling_leaves_room_for_detail(budget, frames):
+    """All that 20 key frames of 38 tokens leave, or half the budget."""
+    assert max_frames_to_sample(budget, num_events=25, key_ratio=0.8, fine_tokens=38) == frames
+    if frames:
+        assert plan(frames, budget).num_tokens <= budget
+        assert plan(frames, budget).num_key_frames >= min(20, max(1, (budget // 2) // 38))
