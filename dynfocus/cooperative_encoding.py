@@ -27,10 +27,6 @@ class SpatialPrototypes(nn.Module):
         parents = self.levels[-1][0]
         self.gate_weights = nn.Linear(parents, parents) if gate else None
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(num_clusters for num_clusters, _ in self.levels)
-
     def forward(self, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
         """patches [T, N, C] → tokens [T, ΣM, C] and each level's assignment, of the tokens below to its clusters."""
         prototypes, assignments = dynfocus_ops.spatial_prototypes(patches, self.levels)
