@@ -2,7 +2,7 @@
 #
 # Everything happens in .venv, with the versions of constraints.txt. `make test` builds the sdist, the wheel from the sdist, and runs the
 # whole suite against that wheel in an empty folder: what is tested is what users install. For one test in the source tree:
-#   .venv/bin/pytest tests/native/test_native_ops.py
+#   .venv/bin/pytest tests/native/test_native_dpc_knn.py
 # Torch is installed first and alone; to take another build of it: make install TORCH_SPEC="torch==2.13.0 --index-url <index>"
 PYTHON ?= python3
 TORCH_SPEC ?= torch==2.13.0
