@@ -98,5 +98,8 @@ def build_config(tokenizer: PreTrainedTokenizerBase, qformer_tokenizer: PreTrain
         num_query_tokens=4,
         num_samples=64,
         max_visual_tokens=512,
+        # Gives the text-modulated token a projector of its own, which tells it apart from the average token beside it:
+        # with a common one, questions about one of several objects take several times as many steps to learn.
+        share_projector=True,
         initializer_range=0.08,
     )

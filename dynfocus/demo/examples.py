@@ -31,8 +31,8 @@ class Example(NamedTuple):
 class QuestionDataset(Dataset):
     """`length` conversations about the videos in turn: a random question, then the description of the whole video.
 
-    Both share the cost of the video's tokens. The description says in many words what the question asks for in one, and
-    is learned first; it comes last, for it answers everything, and a fifth of the conversations are that alone.
+    Both share the cost of the video's tokens. The description, a caption, is what events and their order are learned
+    from; it comes last, for it answers everything, and a fifth of the conversations are that alone.
     features: [V, T, N, C], one row per scene.
     """
 

@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 
-from dynfocus.demo.scenes import COLORS, SHAPES, Scene
+from dynfocus.demo.scenes import COLORS, SHAPES, Event, Scene
 
 KINDS = ("color", "shape", "order")
 ORDINALS = ("first", "second", "third", "last")
@@ -61,11 +61,8 @@ def random_question(scene: Scene, rng: np.random.Generator, kind: str | None = N
     """
     if kind is None:
         kind = str(rng.choice(KINDS))
-    event = scene.events[rng.integers(len(scene.events))]
-    if kind == "color":
-        return Question(kind, str(rng.choice(COLOR_TEMPLATES)).format(shape=event.shape), event.color)
-    if kind == "shape":
-        return Question(kind, str(rng.choice(SHAPE_TEMPLATES)).format(color=event.color), event.shape)
+    if kind in ("color", "shape"):
+        return _attribute_question(scene.events[rng.integers(len(scene.events))], kind, rng)
     if kind == "order":
         return _choice_question(scene, rng) if rng.random() < 0.5 else _ordinal_question(scene, rng)
     if kind == "description":
@@ -88,8 +85,14 @@ def all_questions() -> Iterator[str]:
     yield from DESCRIPTION_TEMPLATES
 
 
+def _attribute_question(event: Event, kind: str, rng: np.random.Generator) -> Question:
+    if kind == "color":
+        return Question(kind, str(rng.choice(COLOR_TEMPLATES)).format(shape=event.shape), event.color)
+    return Question(kind, str(rng.choice(SHAPE_TEMPLATES)).format(color=event.color), event.shape)
+
+
 def _choice_question(scene: Scene, rng: np.random.Generator) -> Question:
-    pair = [scene.events[i] for i in rng.choice(len(scene.events), 2, replace=False)]
+    pair = [scene.events[i] for i in rng.permutation(len(scene.events))[:2]]
     ordinal = str(rng.choice(("first", "last")))
     answer = (min if ordinal == "first" else max)(pair, key=lambda event: event.start)
     text = str(rng.choice(CHOICE_TEMPLATES)).format(ordinal=ordinal, one=pair[0].name, other=pair[1].name)

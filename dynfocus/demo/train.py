@@ -29,7 +29,7 @@ class TrainingSettings:
 
     num_videos: int = 3000
     tower_steps: int = 1200
-    steps: int = 3000
+    steps: int = 2000
     batch_size: int = 24
     learning_rate: float = 2e-3
     threads: int = 2
@@ -51,8 +51,7 @@ def train(
     settings = settings or TrainingSettings()
     output = Path(output)
     started = time.monotonic()
-    with _replacing(output, overwrite) as folder:
-        torch.set_num_threads(settings.threads)
+    with _replacing(output, overwrite) as folder, _threads(settings.threads):
         model, processor = build(seed)
         scenes = [random_scene("train", seed, index) for index in range(settings.num_videos)]
         features, tower_loss = _train_vision(model, processor, scenes, settings, seed)
@@ -109,6 +108,16 @@ def _train_language(
         trainer = Trainer(model, arguments, data_collator=QuestionCollator(processor), train_dataset=conversations)
         trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-1]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from dynfocus import DynFocusForConditionalGeneration, DynFocusProcessor
 from dynfocus.demo.questions import KINDS, Question, random_question
-from dynfocus.demo.scenes import encode, random_scene, render
+from dynfocus.demo.scenes import Scene, encode, random_scene, render
 from dynfocus.loading import load_model
 
 
@@ -70,19 +70,15 @@ def evaluate(
         raise ValueError(f"pairs must be at least 1, got {pairs}")
     model, processor = load_model(model_dir)
     scenes = [random_scene("evaluation", seed, index) for index in range(pairs)]
-    rng = np.random.default_rng((seed, pairs))
+    rng = np.random.default_rng(seed)
     questions = [random_question(scene, rng) for scene in scenes]
     answers: list[str] = []
     with tempfile.TemporaryDirectory() as videos, ThreadPoolExecutor(2) as pool:
-        paths = [Path(videos) / f"{index}.mp4" for index in range(pairs)]
-        written = pool.map(lambda scene, path: encode(render(scene), path, scene.fps), scenes, paths)
+        paths = [Path(videos) / f"{place}.mp4" for place in range(batch_size)]
         for start in tqdm(range(0, pairs, batch_size), desc="batches", disable=not show):
             batch = slice(start, start + batch_size)
-            for _ in paths[batch]:
-                next(written)
-            answers += _ask(model, processor, paths[batch], [question.text for question in questions[batch]])
-            for path in paths[batch]:
-                path.unlink()
+            written = list(pool.map(_write, scenes[batch], paths))
+            answers += _ask(model, processor, written, [question.text for question in questions[batch]])
     result = DemoEvaluation(
         questions,
         answers,
@@ -93,6 +89,11 @@ def evaluate(
     if show:
         Console().print(result.table())
     return result
+
+
+def _write(scene: Scene, path: Path) -> Path:
+    encode(render(scene), path, scene.fps)
+    return path
 
 
 @torch.inference_mode()
@@ -111,7 +112,7 @@ def _ask(
     return processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def blind_answers(questions: Iterable[str], num_scenes: int = 10_000, seed: int = 0) -> list[str]:
+def blind_answers(questions: Iterable[str], num_scenes: int = 4000, seed: int = 0) -> list[str]:
     """The likeliest answer to each question without its video: counts the answers in scenes of the training split."""
     rng = np.random.default_rng(seed)
     by_text: dict[str, Counter[str]] = defaultdict(Counter)

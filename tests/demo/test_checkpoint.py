@@ -3,6 +3,7 @@
 import pytest
 
 from dynfocus.demo.questions import KINDS
+from dynfocus.demo.scenes import encode, random_scene, render
 from dynfocus.evaluation.demo import evaluate
 from dynfocus.loading import embedded_model, load_model
 
@@ -31,8 +32,6 @@ def test_it_answers_unseen_videos():
 
 @pytest.mark.parametrize("question", ["What colour is the zebra, 日?", "?", "Describe this video in detail please."])
 def test_other_questions_get_some_answer(question, tmp_path):
-    from dynfocus.demo.scenes import encode, random_scene, render
-
     encode(render(random_scene("test", 0, 0)), tmp_path / "scene.mp4")
     model, processor = load_model()
     content = [{"type": "video", "video": str(tmp_path / "scene.mp4")}, {"type": "text", "text": question}]

@@ -18,19 +18,19 @@ def processor():
 
 @pytest.fixture
 def dataset():
-    return QuestionDataset(SCENES, torch.randn(3, 32, 5, 4), length=40, turns=3, seed=1)
+    return QuestionDataset(SCENES, torch.randn(3, 32, 5, 4), length=40, seed=1)
 
 
 def test_the_same_index_gives_the_same_conversation_and_the_videos_take_turns(dataset):
     assert len(dataset) == 40
     assert dataset[4].turns == dataset[4].turns
     assert torch.equal(dataset[4].features, dataset.features[1])
-    assert len({tuple(question.text for question in dataset[index].turns) for index in (1, 4, 7)}) == 3
+    assert len({tuple(question.text for question in dataset[index].turns) for index in range(1, 40, 3)}) > 5
 
 
 def test_the_description_comes_last_for_it_answers_all_the_rest(dataset):
     kinds = [[question.kind for question in dataset[index].turns] for index in range(40)]
-    assert {len(turns) for turns in kinds} == {1, 3}
+    assert {len(turns) for turns in kinds} == {1, 2}
     for turns in kinds:
         assert turns[-1] == "description" and "description" not in turns[:-1]
 
@@ -48,7 +48,7 @@ def test_only_answers_and_their_end_tokens_are_labelled(processor, dataset):
     assert batch["num_frames"].tolist() == [32] * 4
     asked = processor.qformer_tokenizer.batch_decode(batch["qformer_input_ids"], skip_special_tokens=True)
     for question, example in zip(asked, examples, strict=True):
-        assert question.replace(" ", "") == example.turns[example.focus].text.lower().replace(" ", "")
+        assert question.replace(" ", "") == example.turns[0].text.lower().replace(" ", "")
 
 
 def test_a_conversation_begins_as_the_processor_writes_it(processor, dataset, tmp_path):
@@ -60,7 +60,7 @@ def test_a_conversation_begins_as_the_processor_writes_it(processor, dataset, tm
     asked = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
     )
-    trained = QuestionCollator(processor)([example._replace(focus=0)])
+    trained = QuestionCollator(processor)([example])
     prompt = asked["input_ids"][0]
     assert torch.equal(trained["input_ids"][0, : len(prompt)], prompt)
     assert (trained["labels"][0, : len(prompt)] == IGNORED).all()

@@ -10,7 +10,7 @@ from dynfocus.demo.train import TrainingSettings, train
 from dynfocus.errors import DynFocusError
 from dynfocus.evaluation.demo import evaluate
 
-TINY = TrainingSettings(num_videos=3, tower_steps=3, steps=2, batch_size=2, turns=2, threads=1)
+TINY = TrainingSettings(num_videos=3, tower_steps=3, steps=2, batch_size=2, threads=1)
 
 
 @pytest.fixture(scope="module")
