@@ -54,6 +54,8 @@ BACKENDS: dict[str, Callable[[str, Tensor], str | None]] = {"cpu": can_run_cpu, 
 def use_backend(name: str) -> Iterator[None]:
     """Runs the ops called inside, in this thread, on the backend `name` unless they name one themselves.
 
+    A backward pass run outside chooses anew.
+
     Raises:
         ValueError: if there is no backend of that name.
     """

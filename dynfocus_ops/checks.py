@@ -17,6 +17,13 @@ def score_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def promote(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64 if one is; else x as it is and `other` in float32, which every other dtype is computed in."""
+    if other.dtype == torch.float64:
+        x = x.double()
+    return x, other.to(score_dtype(x))
+
+
 def check_tensor(name: str, x: object, shape: str, dtypes: tuple[torch.dtype, ...] = FLOATS) -> None:
     """`shape` names the dimensions, as "[B, N, C]"; it is only counted."""
     if not isinstance(x, Tensor):
@@ -91,26 +98,34 @@ def check_enough_points(name: str, wanted: int, mask: Tensor | None) -> None:
             raise ValueError(f"{name} is {wanted}, it must be at most the number of valid points, here {fewest} (mask)")
 
 
-def check_noise(noise: Tensor | None) -> None:
-    if noise is not None and checks_values(noise) and not bool((noise >= 0).all()):
-        raise ValueError(
-            f"noise has values down to {float(noise.min())}, it must be non-negative: it is added to a density"
-        )
+def check_noise(noise: Tensor | None, mask: Tensor | None) -> None:
+    if noise is not None and checks_values(noise):
+        where = first_valid(~noise.isfinite() | (noise < 0), mask)
+        if where is not None:
+            value = float(noise[tuple(where)])
+            raise ValueError(f"noise is {value} at {where}, it must be finite and at least 0: it is added to a density")
 
 
-def check_log_density(log_density: Tensor, x: Tensor, mask: Tensor | None) -> None:
-    """Value check: NaN or infinity in a valid point of x shows as a log density of NaN or -inf."""
-    if not checks_values(log_density):
-        return
-    valid = torch.ones_like(log_density, dtype=torch.bool) if mask is None else mask
-    if not bool((log_density.isfinite() | ~valid).all()):
-        bad = ~x.isfinite().all(-1) & valid
-        if bool(bad.any()):
-            where = bad.nonzero()[0].tolist()
-            raise ValueError(f"x has NaN or infinity at {where}, it must be finite")
-        raise ValueError(
-            f"x has values up to {float(x.abs().max())}, it must be small enough for squared distances to be finite"
-        )
+def check_finite(name: str, values: Tensor, mask: Tensor | None) -> None:
+    """Value check: the numbers of each valid point, the last dimension of `values`, are finite."""
+    if checks_values(values):
+        where = first_valid(~values.isfinite().all(-1), mask)
+        if where is not None:
+            raise ValueError(f"{name} has NaN or infinity at {where}, it must be finite")
+
+
+def check_scores(scores: Tensor, x: Tensor, mask: Tensor | None) -> None:
+    """Value check: NaN or infinity in a valid point of x shows in its log density or in the densest point's delta."""
+    if checks_values(scores) and first_valid(~scores.isfinite(), mask) is not None:
+        check_finite("x", x, mask)
+        largest = float((x if mask is None else x[mask]).abs().max())
+        raise ValueError(f"x has values up to {largest}, it must be small enough for squared distances to be finite")
+
+
+def first_valid(points: Tensor, mask: Tensor | None) -> list[int] | None:
+    """The index of the first of `points` (a bool for each) that mask does not leave out."""
+    valid = points if mask is None else points & mask
+    return valid.nonzero()[0].tolist() if bool(valid.any()) else None
 
 
 def check_index(name: str, index: Tensor, low: int, high: int, meaning: str) -> None:

@@ -59,11 +59,6 @@ def _note(path: Path) -> str | None:
     return path.read_text().strip() if path.is_file() else None
 
 
-def is_loaded() -> bool:
-    """Whether `torch.ops.dynfocus_native` is there."""
-    return _loaded
-
-
 def build_info() -> dict[str, Any]:
     """What was compiled and what this CPU runs: compiler, flags, instruction sets, CUDA archs, the torch built against.
 

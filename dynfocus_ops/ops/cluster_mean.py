@@ -12,7 +12,7 @@ from dynfocus_ops.checks import (
     check_same_device,
     check_shape,
     check_tensor,
-    score_dtype,
+    promote,
 )
 
 
@@ -29,7 +29,8 @@ def cluster_mean(
         backend: "auto" or a backend's name.
 
     Returns:
-        [B, num_clusters, C] in the dtype of x, summed in float32 (float64 for float64); 0 where no member has weight.
+        [B, num_clusters, C] in the dtype of x, summed in float64 if x or weight is, else in float32; 0 where no member
+        has weight.
 
     Raises:
         TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also an assignment outside [-1, num_clusters).
@@ -42,12 +43,13 @@ def cluster_mean(
     check_shape("assignment", assignment, tuple(x.shape[:2]), "[B, N] of x")
     check_same_device("assignment", assignment, "x", x)
     check_int("num_clusters", num_clusters, 1)
+    dtype = x.dtype
     if weight is not None:
         check_tensor("weight", weight, "[B, N]")
         check_shape("weight", weight, tuple(x.shape[:2]), "[B, N] of x")
         check_same_device("weight", weight, "x", x)
-        weight = weight.to(score_dtype(x))
-    return _cluster_mean(x, assignment, num_clusters, weight, backend)
+        x, weight = promote(x, weight)
+    return _cluster_mean(x, assignment, num_clusters, weight, backend).to(dtype)
 
 
 @torch.library.custom_op("dynfocus::cluster_mean", mutates_args=())

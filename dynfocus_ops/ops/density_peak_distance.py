@@ -3,7 +3,15 @@ from torch import Tensor
 
 from dynfocus_ops import reference
 from dynfocus_ops.backends import select_backend
-from dynfocus_ops.checks import check_points, check_same_device, check_shape, check_tensor, score_dtype
+from dynfocus_ops.checks import (
+    check_finite,
+    check_points,
+    check_same_device,
+    check_scores,
+    check_shape,
+    check_tensor,
+    score_dtype,
+)
 from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients
 
 
@@ -15,7 +23,7 @@ def density_peak_distance(
     distance_scale: float | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Distance to the nearest denser point: the second part of `dpc_knn`, whose arguments and errors it shares.
+    """Distance to the nearest denser point: the second part of `dpc_knn`, whose arguments it shares.
 
     Args:
         log_density: float [B, N]; only its order counts, the lower index is the denser of equals.
@@ -26,6 +34,10 @@ def density_peak_distance(
         parent: int64 [B, N], the nearest denser point (of equals: the lower index), the densest its own; -1 where
             masked out.
         Neither is differentiable.
+
+    Raises:
+        TypeError, ValueError: wrong types, shapes or dtypes. On the CPU also, at a valid point: NaN or infinity in x or
+            log_density, or squared distances that overflow.
     """
     check_points(x, "[B, N, C]", mask, None, distance_scale)
     check_tensor("log_density", log_density, "[B, N]")
@@ -38,8 +50,11 @@ def density_peak_distance(
 def _density_peak_distance(
     x: Tensor, log_density: Tensor, mask: Tensor | None, distance_scale: float | None, backend: str
 ) -> tuple[Tensor, Tensor]:
+    check_finite("log_density", log_density.unsqueeze(-1), mask)
     select_backend("density_peak_distance", backend, x)
-    return reference.density_peak_distance(x, log_density, mask, float(distance_scale or x.shape[-1]))
+    delta, parent = reference.density_peak_distance(x, log_density, mask, float(distance_scale or x.shape[-1]))
+    check_scores(delta, x, mask)
+    return delta, parent
 
 
 @_density_peak_distance.register_fake

@@ -8,9 +8,10 @@ from dynfocus_ops.backends import select_backend
 from dynfocus_ops.checks import (
     check_enough_points,
     check_int,
-    check_log_density,
     check_noise,
     check_points,
+    check_scores,
+    promote,
     score_dtype,
 )
 
@@ -48,21 +49,23 @@ def dpc_knn(
         k: neighbours, likewise.
         mask: bool [B, N], False for points to leave out.
         distance_scale: divides squared distances; C unless given.
-        noise: [B, N] >= 0, added to the density (not to its logarithm), as the published code does to break ties.
+        noise: [B, N], finite and >= 0, added to the density (not to its logarithm), as the published code does to break
+            ties.
         backend: "auto" or a backend's name.
 
     Returns:
         assignment: int64 [B, N], numbered in the order of the centres; -1 where masked out.
         centers: int64 [B, num_clusters], indices into N.
-        log_density: float32 (float64 for float64) [B, N]; -inf where masked out.
+        log_density: float32 (float64 if x or noise is) [B, N]; -inf where masked out.
         delta: like log_density; 0 where masked out.
         None of them is differentiable.
 
-    Memory: O(N k) a sample and fixed tiles; the reference holds a few rows of distances at a time.
+    Memory: O(N k) a sample and fixed tiles; the reference holds a few rows of differences at a time (on a GPU 256 MiB).
 
     Raises:
         TypeError, ValueError: wrong types, shapes, dtypes or ranges. On the CPU also: NaN or infinity in a valid point,
-            negative noise, more clusters or neighbours than valid points.
+            or squared distances that overflow; noise of a valid point that is negative or not finite; more clusters or
+            neighbours than valid points.
 
     Source: Du, Ding & Jia, "Study on density peaks clustering based on k-nearest neighbors", 2016; DynFocus (CVPR 2025,
     arXiv 2411.12355).
@@ -70,7 +73,8 @@ def dpc_knn(
     check_points(x, "[B, N, C]", mask, noise, distance_scale)
     check_int("num_clusters", num_clusters, 1, x.shape[1], "the number of points")
     check_int("k", k, 1, x.shape[1], "the number of points")
-    noise = None if noise is None else noise.to(score_dtype(x))
+    if noise is not None:
+        x, noise = promote(x, noise)
     return DPCKNN(*_dpc_knn(x, num_clusters, k, mask, distance_scale, noise, backend))
 
 
@@ -86,10 +90,11 @@ def _dpc_knn(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     check_enough_points("num_clusters", num_clusters, mask)
     check_enough_points("k", k, mask)
-    check_noise(noise)
+    check_noise(noise, mask)
     run = torch.ops.dynfocus_native.dpc_knn if select_backend("dpc_knn", backend, x) == "cpu" else reference.dpc_knn
     result = run(x, num_clusters, k, mask, float(distance_scale or x.shape[-1]), noise)
-    check_log_density(result[2], x, mask)
+    check_scores(result[2], x, mask)
+    check_scores(result[3], x, mask)
     return result
 
 

@@ -4,16 +4,19 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dynfocus_ops import reference
 from dynfocus_ops.backends import select_backend
 from dynfocus_ops.checks import (
     check_int,
-    check_log_density,
     check_noise,
     check_points,
     check_same_device,
+    check_scores,
     check_tensor,
+    checks_values,
+    promote,
     score_dtype,
 )
 from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients
@@ -54,7 +57,7 @@ def dpc_knn_varlen(
         assignment: int64 [total], numbered within the segment; -1 where masked out.
         centers: int64 [sum of num_clusters], as rows of x, segment after segment.
         cu_clusters: int64 [S + 1], the bounds of each segment's centres.
-        log_density, delta: float32 (float64 for float64) [total].
+        log_density, delta: float32 (float64 if x or noise is) [total].
 
     Raises:
         TypeError, ValueError: as `dpc_knn`; on the CPU also an empty segment, one longer than max_seqlen, or cu_seqlens
@@ -70,7 +73,8 @@ def dpc_knn_varlen(
     check_int("max_seqlen", max_seqlen, 1)
     clusters = _per_segment("num_clusters", num_clusters, cu_seqlens.shape[0] - 1, max_seqlen)
     neighbors = _per_segment("k", k, cu_seqlens.shape[0] - 1, max_seqlen)
-    noise = None if noise is None else noise.to(score_dtype(x))
+    if noise is not None:
+        x, noise = promote(x, noise)
     return DPCKNNVarlen(
         *_dpc_knn_varlen(x, cu_seqlens, clusters, neighbors, max_seqlen, mask, distance_scale, noise, backend)
     )
@@ -104,7 +108,7 @@ def _dpc_knn_varlen(
         values * num_segments if len(values) == 1 else values for values in (list(num_clusters), list(k))
     )
     _check_segments(bounds, clusters, neighbors, max_seqlen, x, mask)
-    check_noise(noise)
+    check_noise(noise, mask)
     native = select_backend("dpc_knn_varlen", backend, x) == "cpu"
     assignment, centers, log_density, delta = reference.dpc_knn_varlen(
         x,
@@ -116,7 +120,8 @@ def _dpc_knn_varlen(
         noise,
         dpc_knn=torch.ops.dynfocus_native.dpc_knn if native else reference.dpc_knn,
     )
-    check_log_density(log_density, x, mask)
+    check_scores(log_density, x, mask)
+    check_scores(delta, x, mask)
     cu_clusters = torch.tensor([0, *clusters], device=x.device).cumsum(0)
     return assignment, centers, cu_clusters, log_density, delta
 
@@ -128,16 +133,20 @@ def _check_segments(
         raise ValueError(
             f"cu_seqlens runs from {bounds[0]} to {bounds[-1]}, it must run from 0 to {len(x)}, the rows of x"
         )
-    for s, (start, stop) in enumerate(pairwise(bounds)):
-        if not 0 < stop - start <= max_seqlen:
+    valid = [stop - start for start, stop in pairwise(bounds)]
+    for s, length in enumerate(valid):
+        if not 0 < length <= max_seqlen:
             raise ValueError(
-                f"segment {s} of cu_seqlens has {stop - start} rows, it must have 1 to max_seqlen = {max_seqlen}"
+                f"segment {s} of cu_seqlens has {length} rows, it must have 1 to max_seqlen = {max_seqlen}"
             )
-        valid = stop - start if mask is None else int(mask[start:stop].sum())
-        for name, wanted in (("num_clusters", num_clusters[s]), ("k", k[s])):
-            if wanted > valid:
+    if mask is not None and checks_values(mask):
+        up_to = pad(mask.cumsum(0), (1, 0))  # the valid points before each row
+        valid = up_to[torch.tensor(bounds, device=mask.device)].diff().tolist()
+    for name, wanted in (("num_clusters", num_clusters), ("k", k)):
+        for s, number in enumerate(wanted):
+            if number > valid[s]:
                 raise ValueError(
-                    f"{name} of segment {s} is {wanted}, it must be at most its number of valid points, {valid}"
+                    f"{name} of segment {s} is {number}, it must be at most its number of valid points, {valid[s]}"
                 )
 
 

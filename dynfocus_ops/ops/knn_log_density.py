@@ -6,9 +6,10 @@ from dynfocus_ops.backends import select_backend
 from dynfocus_ops.checks import (
     check_enough_points,
     check_int,
-    check_log_density,
     check_noise,
     check_points,
+    check_scores,
+    promote,
     score_dtype,
 )
 from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients
@@ -23,17 +24,21 @@ def knn_log_density(
     noise: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Logarithm of the k-nearest-neighbour density: the first part of `dpc_knn`, whose arguments and errors it shares.
+    """Logarithm of the k-nearest-neighbour density: the first part of `dpc_knn`, whose arguments it shares.
 
     log rho_i = -mean of the k smallest |x_i - x_j|^2 / distance_scale, point i itself among them;
     with noise, log(rho_i + noise_i).
 
     Returns:
-        float32 (float64 for float64) [B, N]; -inf where masked out; not differentiable.
+        float32 (float64 if x or noise is) [B, N]; -inf where masked out; not differentiable.
+
+    Raises:
+        TypeError, ValueError: as `dpc_knn`, but that only distances to a point's k nearest may not overflow.
     """
     check_points(x, "[B, N, C]", mask, noise, distance_scale)
     check_int("k", k, 1, x.shape[1], "the number of points")
-    noise = None if noise is None else noise.to(score_dtype(x))
+    if noise is not None:
+        x, noise = promote(x, noise)
     return _knn_log_density(x, k, mask, distance_scale, noise, backend)
 
 
@@ -42,10 +47,10 @@ def _knn_log_density(
     x: Tensor, k: int, mask: Tensor | None, distance_scale: float | None, noise: Tensor | None, backend: str
 ) -> Tensor:
     check_enough_points("k", k, mask)
-    check_noise(noise)
+    check_noise(noise, mask)
     select_backend("knn_log_density", backend, x)
     log_density = reference.knn_log_density(x, k, mask, float(distance_scale or x.shape[-1]), noise)
-    check_log_density(log_density, x, mask)
+    check_scores(log_density, x, mask)
     return log_density
 
 

@@ -12,6 +12,7 @@ from dynfocus_ops.checks import (
     check_same_device,
     check_shape,
     check_tensor,
+    promote,
     score_dtype,
 )
 
@@ -47,7 +48,7 @@ def perturbed_topk(
         backend: "auto" or a backend's name.
 
     Returns:
-        float32 (float64 for float64) [B, k, L]; each row sums to 1.
+        float32 (float64 if scores or noise are) [B, k, L]; each row sums to 1.
 
     Memory: O(chunk L) a row for a fixed chunk of samples; no tensor of samples x k x L.
 
@@ -73,6 +74,7 @@ def perturbed_topk(
         check_tensor("noise", noise, "[B, n, L]")
         check_shape("noise", noise, (scores.shape[0], num_samples, scores.shape[1]), "[B, num_samples, L]")
         check_same_device("noise", noise, "scores", scores)
+        scores, noise = promote(scores, noise)
     elif seed is None:
         seed = torch.randint(2**63 - 1, (), device=scores.device)
     else:

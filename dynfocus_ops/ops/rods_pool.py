@@ -13,6 +13,7 @@ from dynfocus_ops.checks import (
     check_shape,
     check_tensor,
     checks_values,
+    promote,
 )
 
 
@@ -36,7 +37,8 @@ def rods_pool(
         backend: "auto" or a backend's name.
 
     Returns:
-        [T, 2, C] in the dtype of tokens: the text-modulated token, then the plain mean.
+        [T, 2, C] in the dtype of tokens (computed in float64 if tokens or queries are, else in float32): the
+        text-modulated token, then the plain mean.
 
     Memory: a few frames at a time, their attention [f, Q, M] included.
 
@@ -67,7 +69,9 @@ def rods_pool(
         check_tensor("frame_query", frame_query, "[T]", (torch.int64,))
         check_shape("frame_query", frame_query, (tokens.shape[0],), "[T] of tokens")
         check_same_device("frame_query", frame_query, "tokens", tokens)
-    return _rods_pool(tokens, queries, frame_query, query_mask, scale, backend)
+    dtype = tokens.dtype
+    tokens, queries = promote(tokens, queries)
+    return _rods_pool(tokens, queries, frame_query, query_mask, scale, backend).to(dtype)
 
 
 @torch.library.custom_op("dynfocus::rods_pool", mutates_args=())

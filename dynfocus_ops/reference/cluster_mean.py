@@ -21,13 +21,15 @@ def cluster_mean_backward(grad: Tensor, x: Tensor, assignment: Tensor, weight: T
     weights = member_weights(points, assignment, weight)
     total = segment_sum(weights.unsqueeze(-1), assignment, num_clusters)
     own = assignment.clamp(min=0).unsqueeze(-1)
+    in_no_mean = (assignment.unsqueeze(-1) < 0) | (total.gather(1, own) == 0)
     own_grad = divide(grad.to(points.dtype), total).gather(1, own.expand(-1, -1, grad.shape[-1]))
-    own_grad = own_grad.masked_fill(assignment.unsqueeze(-1) < 0, 0)
+    own_grad = own_grad.masked_fill(in_no_mean, 0)
     grad_x = (own_grad * weights.unsqueeze(-1)).to(x.dtype)
     if weight is None:
         return grad_x, points.new_empty(0)
     mean = divide(segment_sum(points * weights.unsqueeze(-1), assignment, num_clusters), total)
-    return grad_x, (own_grad * (points - mean.gather(1, own.expand_as(points)))).sum(-1).to(weight.dtype)
+    offset = (points - mean.gather(1, own.expand_as(points))).masked_fill(in_no_mean, 0)  # it may hold NaN
+    return grad_x, (own_grad * offset).sum(-1).to(weight.dtype)
 
 
 def member_weights(points: Tensor, assignment: Tensor, weight: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from dynfocus_ops.reference.precision import upcast
 
 BLOCK = 1 << 19  # numbers in a block of differences x_i - x_j: a few rows at a time, never N x N
+BLOCK_ON_DEVICE = 1 << 26  # not on the CPU, where each block costs a few launches: 256 MiB of float32
 
 
 def dpc_knn(
@@ -89,4 +90,5 @@ def squared_distances(points: Tensor, others: Tensor) -> Iterator[Tensor]:
 
 
 def rows_per_block(others: Tensor) -> int:
-    return max(1, BLOCK // max(1, others.numel()))
+    block = BLOCK if others.device.type == "cpu" else BLOCK_ON_DEVICE
+    return max(1, block // max(1, others.numel()))

@@ -49,7 +49,10 @@ def rods_pool_backward(
         grad_tokens.append(grad_frames)
         grad_queries.append(torch.stack([(row.unsqueeze(-1) * frames).sum(1) for row in grad_logits.unbind(1)], 1))
     per_query = segment_sum(torch.cat(grad_queries).flatten(1).unsqueeze(0), frame_query.unsqueeze(0), len(queries))
-    return torch.cat(grad_tokens).to(tokens.dtype), per_query.view(queries.shape).to(queries.dtype)
+    grad_query = per_query.view(queries.shape).to(queries.dtype)
+    if query_mask is not None:  # where grad or tokens are not finite, a weight of 0 does not make it 0
+        grad_query = grad_query.masked_fill(~query_mask.unsqueeze(-1), 0)
+    return torch.cat(grad_tokens).to(tokens.dtype), grad_query
 
 
 def frame_blocks(
@@ -57,6 +60,7 @@ def frame_blocks(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """A few frames at a time: tokens [f, M, C], queries [f, Q, C] and each query's weight in the mean [f, Q, 1]."""
     mask = torch.ones_like(queries[..., 0], dtype=torch.bool) if query_mask is None else query_mask
+    queries = queries.masked_fill(~mask.unsqueeze(-1), 0)  # else a NaN would outlive its weight of 0
     weight = mask / mask.sum(-1, keepdim=True, dtype=torch.float64).clamp(min=1)
     for frames, rows in zip(*(part.split(frames_per_block(tokens)) for part in (tokens, frame_query)), strict=True):
         frames = upcast(frames)

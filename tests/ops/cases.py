@@ -32,6 +32,11 @@ def points_mask_noise(T: int) -> tuple[Tensor, ...]:
     return points(T), mask, torch.rand(T, 21) * 1e-3
 
 
+def ragged_points(T: int) -> tuple[Tensor, ...]:
+    x, mask, _ = points_mask_noise(T)
+    return x.flatten(0, 1), torch.arange(T + 1) * 21, mask.flatten()
+
+
 def assigned(T: int) -> tuple[Tensor, ...]:
     return points(T), torch.randint(-1, 6, (T, 21)), torch.rand(T, 21) + 0.1
 
@@ -82,10 +87,10 @@ CASES = [
     ),
     Case(
         "dpc_knn_varlen",
-        lambda T: (points(T).flatten(0, 1), torch.arange(T + 1) * 21),
-        lambda x, cu, **kw: dynfocus_ops.dpc_knn_varlen(x, cu, 5, 4, max_seqlen=21, **kw),
-        lambda x, cu: (x, cu, [5], [4], 21, None, None, None),
-        (True, False),
+        ragged_points,
+        lambda x, cu, mask, **kw: dynfocus_ops.dpc_knn_varlen(x, cu, 5, 4, max_seqlen=21, mask=mask, **kw),
+        lambda x, cu, mask: (x, cu, [5], [4], 21, mask, None, None),
+        (True, False, False),
         independent=False,
     ),
     Case(

@@ -1,6 +1,7 @@
 """What every op promises: it is a proper torch op, it compiles, and its result depends on its input alone."""
 
 from functools import partial
+from importlib import import_module
 
 import pytest
 import torch
@@ -61,6 +62,30 @@ def test_compiles_to_one_graph_with_the_same_result_for_any_length(case: Case, b
         assert_same_bits(gradients(compiled, inputs), gradients(on(case, backend), inputs))
     # each of the two kinds of call, with and without gradients: once for the first length, once for all others
     assert counter.frame_count <= 4
+
+
+# Those with nothing to check, or that leave it to the ops they call.
+WITHOUT_VALUE_CHECKS = {"perturbed_topk", "spatial_prototypes"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_looks_at_values_only_on_the_cpu_or_where_asked_to(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The body of the op runs on the meta device, where to look at a value is an error."""
+
+    def run() -> None:
+        inputs = tuple(x if index == on_host else x.to("meta") for index, x in enumerate(case.inputs(3)))
+        body = getattr(import_module(f"dynfocus_ops.ops.{case.name}"), f"_{case.name}")._init_fn
+        body(*case.op_args(*inputs), "reference")
+
+    on_host = 1 if case.name == "dpc_knn_varlen" else None  # cu_seqlens, which the reference copies to the host
+    monkeypatch.delenv("DYNFOCUS_CHECK_VALUES", raising=False)
+    run()
+    monkeypatch.setenv("DYNFOCUS_CHECK_VALUES", "1")
+    if case.name in WITHOUT_VALUE_CHECKS:
+        run()
+    else:
+        with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
+            run()
 
 
 @every_run

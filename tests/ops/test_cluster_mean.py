@@ -78,8 +78,25 @@ def test_nobody_and_empty_clusters(backend: str) -> None:
         )
         assert (grad_x[0, [0, 3]] == 0).all() and grad_x.isfinite().all() and all(g.isfinite().all() for g in grad_w)
     assert (cluster_mean(x, assignment, 4, weight, backend=backend)[0, 2] == 0).all()
-    x[0, [0, 3]] = torch.nan  # what belongs to nobody is not read
-    assert cluster_mean(x, assignment, 4, backend=backend).isfinite().all()
+
+
+@every_backend
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 3e38])
+def test_points_in_no_mean_change_no_bit(backend: str, value: float) -> None:
+    """Those of nobody, and those of a cluster without weight: whatever they hold, forward and backward."""
+    x, weight = torch.randn(1, 6, 4), torch.tensor([[1.0, 0.0, 2.0, 1.0, 3.0, 0.0]])
+    assignment = torch.tensor([[-1, 2, 0, -1, 0, 2]])
+    changed_x, changed_weight = x.clone(), weight.clone()
+    changed_x[0, [0, 1, 3, 5]], changed_weight[0, [0, 3]] = value, value
+
+    def mean(x, *w):
+        return cluster_mean(x, assignment, 4, *w, backend=backend)
+
+    assert_same_bits(mean(changed_x, changed_weight), mean(x, weight))
+    grads = gradients(mean, (changed_x, changed_weight))
+    assert_same_bits(grads, gradients(mean, (x, weight)))
+    assert all((grad[0, [0, 1, 3, 5]] == 0).all() for grad in grads)
+    assert_same_bits(gradients(mean, (changed_x,)), gradients(mean, (x,)))
 
 
 @every_backend
@@ -116,8 +133,17 @@ def test_weight_may_have_another_dtype(backend: str) -> None:
     x, assignment = torch.randn(1, 9, 2), torch.randint(0, 3, (1, 9))
     weight = torch.rand(1, 9).bfloat16().requires_grad_()
     result = cluster_mean(x, assignment, 3, weight, backend=backend)
-    assert_same_bits(result, cluster_mean(x, assignment, 3, weight.detach().double(), backend=backend))
+    assert_same_bits(result, cluster_mean(x, assignment, 3, weight.detach().float(), backend=backend))
     assert torch.autograd.grad(result.sum(), weight)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_float64_weight_is_computed_with_in_float64(dtype: torch.dtype) -> None:
+    x, assignment = torch.randn(2, 40, 3).to(dtype), torch.randint(0, 3, (2, 40))
+    weight = torch.rand(2, 40, dtype=torch.float64) * 1e-60  # 0 in float32
+    assert_same_bits(cluster_mean(x, assignment, 3, weight), cluster_mean(x.double(), assignment, 3, weight).to(dtype))
+    grad_x, grad_weight = gradients(lambda x, w: cluster_mean(x, assignment, 3, w), (x, weight))
+    assert grad_x.dtype == dtype and grad_weight.dtype == torch.float64 and grad_x.abs().sum() > 0
 
 
 X = torch.zeros(2, 6, 3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dynfocus_ops import density_peak_distance, dpc_knn, knn_log_density, nearest_center, reference, use_backend
-from dynfocus_ops.reference.dpc_knn import BLOCK
+from dynfocus_ops.reference.dpc_knn import BLOCK, rows_per_block
 
 from .staged import check_dpc_knn
 from .support import LargestTensor, assert_same_bits, backends, golden
@@ -191,6 +191,12 @@ def test_the_reference_holds_a_few_rows_of_distances_at_a_time() -> None:
     assert x.numel() <= largest.numbers <= BLOCK < 1200 * 1200
 
 
+def test_blocks_are_large_where_each_is_a_launch() -> None:
+    frame = torch.empty(256, 1408, device="meta")
+    assert 256 / rows_per_block(frame) <= 2
+    assert rows_per_block(frame) * frame.nbytes <= 256 << 20
+
+
 @every_backend
 def test_outputs_are_not_differentiable(backend: str) -> None:
     result = dpc_knn(torch.randn(1, 9, 3, requires_grad=True), 2, 3, backend=backend)
@@ -211,6 +217,38 @@ def test_refuses_points_that_are_not_finite(backend: str, value: float, k: int) 
 def test_refuses_distances_that_overflow(backend: str) -> None:
     with pytest.raises(ValueError, match=r"x has values up to 1\.\d*e\+20, it must be small enough"):
         dpc_knn(torch.tensor([[[0.0], [1.5e20], [3.0]]]), 2, 3, backend=backend)
+
+
+@every_backend
+@pytest.mark.parametrize("noise", [None, torch.full((1, 3), 0.5)])
+def test_refuses_distances_that_overflow_between_far_points(backend: str, noise: torch.Tensor | None) -> None:
+    """Nobody's neighbours: only delta shows it."""
+    x = torch.tensor([[[0.0], [1.0], [3e20]]])
+    with pytest.raises(ValueError, match=r"x has values up to [23]\.\d*e\+20, it must be small enough"):
+        dpc_knn(x, 2, 1, noise=noise, backend=backend)
+    masked = dpc_knn(x, 1, 1, mask=torch.tensor([[True, True, False]]), backend=backend)
+    assert masked.delta.tolist() == [[1, 1, 0]]
+
+
+@every_backend
+def test_noise_in_float64_is_computed_with_in_float64(backend: str) -> None:
+    x, noise = 20 * torch.randn(1, 30, 4), 1e-60 * torch.rand(1, 30, dtype=torch.float64)  # 0 in float32
+    if backend == "cpu":
+        with pytest.raises(RuntimeError, match=r"float64, the native CPU kernels take"):
+            dpc_knn(x, 3, 5, noise=noise, backend=backend)
+        return
+    exact = dpc_knn(x.double(), 3, 5, noise=noise)
+    assert_same_bits(dpc_knn(x, 3, 5, noise=noise), exact)
+    assert_same_bits(knn_log_density(x, 5, noise=noise), exact.log_density)
+
+
+@every_backend
+def test_noise_of_masked_out_points_does_not_matter(backend: str) -> None:
+    x, noise, mask = torch.randn(1, 9, 3), torch.rand(1, 9), torch.arange(9).view(1, -1) < 6
+    expected = dpc_knn(x, 2, 3, mask=mask, noise=noise, backend=backend)
+    for value in (torch.nan, torch.inf, -1.0):
+        result = dpc_knn(x, 2, 3, mask=mask, noise=noise.masked_fill(~mask, value), backend=backend)
+        assert_same_bits(result, expected)
 
 
 X = torch.zeros(2, 10, 3)
@@ -243,8 +281,9 @@ X = torch.zeros(2, 10, 3)
         ),
         (ValueError, "distance_scale is 0, it must be a positive number", {"distance_scale": 0}),
         (TypeError, "distance_scale is a str", {"distance_scale": "1"}),
-        (ValueError, "noise has values down to -1.0, it must be non-negative", {"noise": -torch.ones(2, 10)}),
-        (ValueError, "noise has values down to nan", {"noise": torch.full((2, 10), torch.nan)}),
+        (ValueError, r"noise is -1.0 at \[0, 0\], it must be finite and at least 0", {"noise": -torch.ones(2, 10)}),
+        (ValueError, r"noise is nan at \[0, 0\]", {"noise": torch.full((2, 10), torch.nan)}),
+        (ValueError, r"noise is inf at \[0, 0\]", {"noise": torch.full((2, 10), torch.inf)}),
         (ValueError, "mask is on meta, it must be on the device of x, cpu", {"mask": (X[..., 0] == 0).to("meta")}),
     ],
 )
@@ -264,15 +303,51 @@ def test_parts_refuse_what_does_not_fit() -> None:
         nearest_center(X, torch.zeros(1, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="k is 11"):
         knn_log_density(X, 11)
-    with pytest.raises(ValueError, match=r"x has NaN or infinity at \[0, 0\]"):
-        knn_log_density(X * torch.nan, 2)
+    with pytest.raises(ValueError, match=r"noise is inf at \[0, 0\]"):
+        knn_log_density(X, 2, noise=torch.full((2, 10), torch.inf))
 
 
-def test_value_checks_can_be_switched_on_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynfocus_ops.checks import checks_values
+CENTERS = torch.tensor([[0, 1], [2, 3]])
+PARTS = {
+    "knn_log_density": lambda x, mask=None: knn_log_density(x, 2, mask=mask),
+    "density_peak_distance": lambda x, mask=None: density_peak_distance(x, torch.zeros(2, 10), mask=mask)[0],
+    "nearest_center": lambda x, mask=None: nearest_center(x, CENTERS, mask=mask),
+}
 
-    elsewhere = torch.empty(1, device="meta")
-    monkeypatch.delenv("DYNFOCUS_CHECK_VALUES", raising=False)
-    assert checks_values(torch.empty(1)) and not checks_values(elsewhere)
-    monkeypatch.setenv("DYNFOCUS_CHECK_VALUES", "1")
-    assert checks_values(elsewhere)
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_parts_refuse_points_that_are_not_finite(part: str, value: float) -> None:
+    x, mask = torch.randn(2, 10, 3), torch.ones(2, 10, dtype=torch.bool)
+    mask[1, 7] = False
+    expected = PARTS[part](x, mask)
+    x[1, 7, 2] = value
+    with pytest.raises(ValueError, match=r"x has NaN or infinity at \[1, 7\], it must be finite"):
+        PARTS[part](x)
+    assert_same_bits(PARTS[part](x, mask), expected)
+
+
+def test_density_peak_distance_refuses_distances_that_overflow() -> None:
+    with pytest.raises(ValueError, match=r"x has values up to [23]\.\d*e\+20, it must be small enough"):
+        density_peak_distance(torch.tensor([[[0.0], [1.0], [3e20]]]), torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_density_peak_distance_refuses_a_log_density_that_is_not_finite(value: float) -> None:
+    x, log_density, mask = torch.randn(2, 10, 3), torch.randn(2, 10), torch.ones(2, 10, dtype=torch.bool)
+    mask[1, 7] = False
+    expected = density_peak_distance(x, log_density, mask=mask)
+    log_density[1, 7] = value
+    with pytest.raises(ValueError, match=r"log_density has NaN or infinity at \[1, 7\], it must be finite"):
+        density_peak_distance(x, log_density)
+    assert_same_bits(density_peak_distance(x, log_density, mask=mask), expected)
+
+
+def test_nearest_center_refuses_centers_that_are_none() -> None:
+    with pytest.raises(ValueError, match=r"centers has values from -1 to 3, they must be in \[0, 10\)"):
+        nearest_center(X, torch.tensor([[0, -1], [2, 3]]))
+    with pytest.raises(ValueError, match=r"centers is \[3, 2, 3\] in row 1, it must not repeat a point"):
+        nearest_center(X, torch.tensor([[0, 1, 2], [3, 2, 3]]))
+    mask = torch.arange(10).expand(2, 10) < 3
+    with pytest.raises(ValueError, match=r"centers is \[2, 3\] in row 1, it must not name points that mask leaves out"):
+        nearest_center(X, CENTERS, mask=mask)

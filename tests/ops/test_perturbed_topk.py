@@ -247,6 +247,12 @@ def test_dtypes(dtype: torch.dtype) -> None:
     assert torch.autograd.grad(result[0, 0, 0], scores)[0].dtype == dtype
 
 
+def test_noise_in_float64_is_computed_with_in_float64() -> None:
+    scores, noise = torch.zeros(1, 9), 1e-60 * torch.randn(1, 20, 9, dtype=torch.float64)  # 0 in float32
+    exact = perturbed_topk(scores.double(), 4, num_samples=20, noise=noise)
+    assert_same_bits(perturbed_topk(scores, 4, num_samples=20, noise=noise), exact)
+
+
 S = torch.zeros(2, 6)
 
 

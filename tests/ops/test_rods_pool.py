@@ -73,10 +73,33 @@ def test_masked_out_queries_change_no_bit_and_get_no_gradient() -> None:
     mask = torch.tensor([[True, True, False, False], [True, False, True, False]])
     extra = {"frame_query": torch.tensor([1, 0, 1]), "query_mask": mask}
     expected = rods_pool(tokens, queries, **extra)
-    changed = queries.masked_fill(~mask.unsqueeze(-1), 1e3)
-    assert_same_bits(rods_pool(tokens, changed, **extra), expected)
-    grad = gradients(lambda q: rods_pool(tokens, q, **extra), (queries,))[0]
-    assert (grad[~mask] == 0).all() and (grad[mask] != 0).any()
+    expected_grads = gradients(lambda x, q: rods_pool(x, q, **extra), (tokens, queries))
+    assert (expected_grads[1][~mask] == 0).all() and (expected_grads[1][mask] != 0).any()
+    for value in (1e3, 1e38, torch.inf, torch.nan):
+        changed = queries.masked_fill(~mask.unsqueeze(-1), value)
+        assert_same_bits(rods_pool(tokens, changed, **extra), expected)
+        assert_same_bits(gradients(lambda x, q: rods_pool(x, q, **extra), (tokens, changed)), expected_grads)
+
+
+def test_masked_out_queries_get_no_gradient_from_an_infinite_one() -> None:
+    queries, mask = torch.randn(2, 5, requires_grad=True), torch.tensor([True, False])
+    pooled = rods_pool(torch.randn(3, 9, 5), queries, query_mask=mask)
+    (grad,) = torch.autograd.grad(pooled, queries, torch.full_like(pooled, torch.inf))
+    assert grad[0].isnan().any() and (grad[1] == 0).all()
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16, torch.float32])
+def test_floats_are_promoted(half: torch.dtype) -> None:
+    """Computed in float64 where one input is, returned in the dtype of tokens."""
+    tokens, queries = torch.randn(3, 9, 5).to(half), 30 * torch.randn(4, 5, dtype=torch.float64)
+    assert_same_bits(rods_pool(tokens, queries), rods_pool(tokens.double(), queries).to(half))
+    assert_same_bits(
+        rods_pool(tokens.double(), queries.to(half)), rods_pool(tokens.double(), queries.to(half).double())
+    )
+    grads = gradients(lambda x, q: rods_pool(x, q).double(), (tokens, queries))
+    exact = gradients(rods_pool, (tokens.double(), queries))
+    assert [grad.dtype for grad in grads] == [half, torch.float64]
+    torch.testing.assert_close(grads[0].double(), exact[0], rtol=0.05, atol=0.02)
 
 
 def test_no_query_left_is_zero_where_it_is_not_refused() -> None:
