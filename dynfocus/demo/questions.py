@@ -47,11 +47,15 @@ DESCRIPTION_TEMPLATES = {
 
 @dataclass(frozen=True)
 class Question:
-    """``answer`` is one word, two ("red circle"), or in a description all events ("red circle, blue square")."""
+    """``answer`` is one word, two ("red circle"), or in a description all events ("red circle, blue square").
+
+    ``options`` are the answers that someone who has not seen the video may choose from; a description has too many.
+    """
 
     kind: str
     text: str
     answer: str
+    options: tuple[str, ...] = ()
 
 
 def random_question(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> Question:
@@ -87,16 +91,18 @@ def all_questions() -> Iterator[str]:
 
 def _attribute_question(event: Event, kind: str, rng: np.random.Generator) -> Question:
     if kind == "color":
-        return Question(kind, str(rng.choice(COLOR_TEMPLATES)).format(shape=event.shape), event.color)
-    return Question(kind, str(rng.choice(SHAPE_TEMPLATES)).format(color=event.color), event.shape)
+        return Question(kind, str(rng.choice(COLOR_TEMPLATES)).format(shape=event.shape), event.color, tuple(COLORS))
+    return Question(kind, str(rng.choice(SHAPE_TEMPLATES)).format(color=event.color), event.shape, SHAPES)
 
 
 def _choice_question(scene: Scene, rng: np.random.Generator) -> Question:
-    pair = [scene.events[i] for i in rng.permutation(len(scene.events))[:2]]
     ordinal = str(rng.choice(("first", "last")))
-    answer = (min if ordinal == "first" else max)(pair, key=lambda event: event.start)
-    text = str(rng.choice(CHOICE_TEMPLATES)).format(ordinal=ordinal, one=pair[0].name, other=pair[1].name)
-    return Question("order", text, answer.name)
+    events = list(scene.events if ordinal == "first" else reversed(scene.events))
+    if len(events) == 3:
+        del events[rng.integers(3)]
+    one, other = (events[i].name for i in rng.permutation(2))
+    text = str(rng.choice(CHOICE_TEMPLATES)).format(ordinal=ordinal, one=one, other=other)
+    return Question("order", text, events[0].name, (one, other))
 
 
 def _ordinal_question(scene: Scene, rng: np.random.Generator) -> Question:
@@ -104,4 +110,5 @@ def _ordinal_question(scene: Scene, rng: np.random.Generator) -> Question:
     names = [ORDINALS[position]] + (["last"] if position == len(scene.events) - 1 else [])
     attribute = str(rng.choice(("color", "shape")))
     text = str(rng.choice(ORDINAL_TEMPLATES)).format(attribute=attribute, ordinal=rng.choice(names))
-    return Question("order", text, getattr(scene.events[position], attribute))
+    options = tuple(COLORS) if attribute == "color" else SHAPES
+    return Question("order", text, getattr(scene.events[position], attribute), options)

@@ -82,7 +82,7 @@ def evaluate(
     result = DemoEvaluation(
         questions,
         answers,
-        blind_answers([question.text for question in questions]),
+        blind_answers(questions),
         processor.video_processor.num_frames,
         scenes[0].num_frames,
     )
@@ -112,13 +112,14 @@ def _ask(
     return processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def blind_answers(questions: Iterable[str], num_scenes: int = 4000, seed: int = 0) -> list[str]:
-    """The likeliest answer to each question without its video: counts the answers in scenes of the training split."""
+def blind_answers(questions: Iterable[Question], num_scenes: int = 4000, seed: int = 0) -> list[str]:
+    """The likeliest of each question's options without its video, by counting answers in scenes of the training split.
+
+    Of equally likely ones the first: of two named alternatives, that which was named first.
+    """
     rng = np.random.default_rng(seed)
-    by_text: dict[str, Counter[str]] = defaultdict(Counter)
-    overall: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for index in range(num_scenes):
         question = random_question(random_scene("train", seed, index), rng)
-        by_text[question.text][question.answer] += 1
-        overall[question.answer] += 1
-    return [(by_text.get(text) or overall).most_common(1)[0][0] for text in questions]
+        counts[question.text][question.answer] += 1
+    return [max(question.options, key=counts[question.text].__getitem__) for question in questions]

@@ -24,7 +24,7 @@ def test_all_parts_are_trained_and_saved(trained):
     before = build(seed=5)[0].state_dict()
     after = load_file(trained / "model.safetensors")
     assert set(after) == set(before)
-    connector = ("connector.events.scorer.", "connector.cones.", "connector.rods.")
+    connector = [f"connector.{part}." for part in ("events.scorer", "projectors.fine", "projectors.text", "rods")]
     for part in ("vision_tower.", "qformer.", *connector, "language_model."):
         assert any(not torch.equal(after[name], before[name]) for name in after if name.startswith(part)), part
 
@@ -34,6 +34,7 @@ def test_only_the_language_stage_leaves_the_tower_alone():
     scenes = [training.random_scene("train", 5, index) for index in range(TINY.num_videos)]
     features, _ = training._train_vision(model, processor, scenes, TINY, 5)
     tower = {name: value.clone() for name, value in model.vision_tower.state_dict().items()}
+    assert not any(parameter.requires_grad for parameter in model.vision_tower.parameters())
     training._train_language(model, processor, scenes, features, TINY, 5)
     assert all(torch.equal(value, tower[name]) for name, value in model.vision_tower.state_dict().items())
 
