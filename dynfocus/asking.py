@@ -19,14 +19,6 @@ from dynfocus.video_reading import VideoClip
 
 STAGES = ("decode", "preprocess", "vision_tower", "connector", "language_model")
 
-_VISUAL_INPUTS = (
-    "num_frames",
-    "frame_timestamps",
-    "visual_token_budget",
-    "qformer_input_ids",
-    "qformer_attention_mask",
-)
-
 
 @dataclass(frozen=True)
 class VideoEvent:
@@ -141,7 +133,8 @@ class VideoAsker:
 
         Raises:
             VideoError: the video cannot be read.
-            DynFocusError: a question is empty or does not fit the Q-Former's or the language model's positions.
+            DynFocusError: a question is empty, is no Unicode text, holds a placeholder such as `<video>`, or does not
+                fit the Q-Former's or the language model's positions.
         """
         questions = [questions] if isinstance(questions, str) else list(questions)
         if not questions:
@@ -179,6 +172,13 @@ class VideoAsker:
     def _check_question(self, question: str) -> None:
         if not question.strip():
             raise DynFocusError("the question is empty")
+        try:
+            question.encode()
+        except UnicodeEncodeError:
+            raise DynFocusError(f"the question {question!r} is not Unicode text") from None
+        for placeholder in (self.processor.video_token, self.processor.image_token):
+            if placeholder in question:
+                raise DynFocusError(f"the question holds {placeholder!r}, which in a prompt stands for the pictures")
         length, limit = len(self.processor.qformer_tokenizer(question)["input_ids"]), self.processor.max_question_tokens
         if length > limit:
             raise DynFocusError(f"the question has {length} tokens but the model's Q-Former takes at most {limit}")
@@ -208,7 +208,8 @@ class VideoAsker:
         return inputs
 
     def _encode(self, features: torch.Tensor, inputs: dict[str, torch.Tensor]) -> VideoEncoding:
-        visual = {name: inputs[name].to(self.model.device) for name in _VISUAL_INPUTS}
+        in_text = self.processor.tokenizer.model_input_names
+        visual = {name: value.to(self.model.device) for name, value in inputs.items() if name not in in_text}
         return self.model.get_video_features(video_features=features, output_attentions=True, **visual)
 
     def _generate(self, inputs: dict[str, torch.Tensor], encoding: VideoEncoding, max_new_tokens: int) -> str:

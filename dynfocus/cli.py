@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -145,6 +146,10 @@ def train_demo(
 ) -> None:
     """Train the demo model from nothing, on synthetic videos."""
     _quiet_transformers()
+    from transformers.utils import is_accelerate_available
+
+    if not is_accelerate_available():
+        raise DynFocusError("training needs the package accelerate: pip install 'dynfocus[train]'")
     from dynfocus.demo.train import train
 
     train(output, seed=seed, overwrite=overwrite)
@@ -240,4 +245,6 @@ def _quiet_transformers() -> None:
 
 def main() -> None:
     """Entry point of the `dynfocus` command."""
+    if isinstance(sys.stdout, TextIOWrapper):  # Not every terminal has every letter of an answer or a file's name.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()

@@ -47,7 +47,11 @@ def load_model(
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise DynFocusError(f"{directory}: cannot be loaded: {_first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
-        raise DynFocusError(f"{directory}: incomplete, {len(missing)} weights are missing, such as {missing[0]}")
+        raise DynFocusError(f"{directory}: incomplete, {len(missing)} weights are missing, such as {_some(missing)}")
+    if unexpected := sorted(report["unexpected_keys"]):
+        raise DynFocusError(
+            f"{directory}: {len(unexpected)} weights have no place in the model, such as {_some(unexpected)}"
+        )
     return loaded.to(place).eval(), processor
 
 
@@ -73,6 +77,10 @@ def _checked_device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DynFocusError(f"device {str(device)!r} cannot be used: {_first_line(error)}") from error
     return device
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3])
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ index in presentation order.
 
 import os
 import stat
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -115,7 +116,7 @@ def decoded(container: av.container.InputContainer, stream: av.VideoStream) -> I
 
 def scan_packets(file: str) -> Timeline | None:
     """The timeline from the packets alone, or None where their timestamps are missing or repeated."""
-    rows: list[tuple[int, bool]] = []
+    shown_at, key_flags = array("q"), bytearray()  # Hours of video: a list would take ten times the memory.
     num_packets, end_of_file, last_duration = 0, 0.0, 0.0
     container, stream = open_video(file)
     with container:
@@ -135,15 +136,16 @@ def scan_packets(file: str) -> Timeline | None:
                 num_packets += 1
                 if packet.is_discard or (codec == "vp8" and not _vp8_is_shown(packet)):
                     continue
-                rows.append((packet.pts, packet.is_keyframe))
+                shown_at.append(packet.pts)
+                key_flags.append(packet.is_keyframe)
                 last_duration = float(length * packet.time_base)
         except av.error.FFmpegError:
             pass  # The file is cut or broken here: num_cut_off says so.
-        if not rows:
+        if not shown_at:
             raise VideoError(f"{file}: holds no video frame, or is damaged beyond reading")
-        pts, is_key = (np.array(column) for column in zip(*rows, strict=True))
+        pts = np.frombuffer(shown_at, dtype=np.int64)
         rank = np.argsort(pts, kind="stable")
-        pts = pts[rank].astype(np.int64)
+        pts = pts[rank]
         if (np.diff(pts) == 0).any():
             return None
         tick = float(stream.time_base or 0)
@@ -158,7 +160,7 @@ def scan_packets(file: str) -> Timeline | None:
             pts=pts,
             times=times,
             tick=tick,
-            is_key=is_key[rank],
+            is_key=np.frombuffer(key_flags, dtype=bool)[rank],
             rank=rank,
             duration=float(times[-1]) + (last_duration or step),
             num_cut_off=num_cut_off,
@@ -173,17 +175,16 @@ def _vp8_is_shown(packet: av.Packet) -> bool:
 
 def scan_by_decoding(file: str) -> Timeline:
     """The timeline by decoding everything and keeping nothing, for files whose packets carry no usable timestamps."""
-    shown_at: list[float] = []
-    is_key: list[bool] = []
+    shown_at, key_flags = array("d"), bytearray()
     container, stream = open_video(file)
     with container:
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         for frames in decoded(container, stream):
             # A broken packet takes a place of its own, so that it can be counted as lost.
-            shown_at += [np.nan] if frames is None else [np.nan if f.time is None else f.time for f in frames]
-            is_key += [False] if frames is None else [f.key_frame for f in frames]
+            shown_at.extend([np.nan] if frames is None else [np.nan if f.time is None else f.time for f in frames])
+            key_flags.extend([False] if frames is None else [f.key_frame for f in frames])
         codec = stream.codec_context.name
-    times = np.array(shown_at)
+    times = np.frombuffer(shown_at)
     known = np.flatnonzero(~np.isnan(times))
     if len(known) > 1 and (np.diff(times[known]) > 0).all():
         times = np.interp(np.arange(len(times)), known, times[known])
@@ -196,7 +197,7 @@ def scan_by_decoding(file: str) -> Timeline:
         pts=None,
         times=times,
         tick=0.0,
-        is_key=np.array(is_key),
+        is_key=np.frombuffer(key_flags, dtype=bool),
         rank=np.arange(len(times)),
         duration=float(times[-1]) + 1 / rate,
         num_cut_off=0,

@@ -109,7 +109,7 @@ def test_long_videos_keep_to_the_budget(tmp_path):
     asker = VideoAsker(model, tiny.processor(model.config, fps=30.0))
     answer = asker.ask(write_video(tmp_path / "a.mp4", 90), "which came first", max_new_tokens=2)[0]
     assert answer.plan.num_tokens <= 60
-    assert answer.plan.num_frames == (60 - answer.plan.fine_tokens) // 2 == len(answer.clip.frames)
+    assert answer.plan.num_frames == asker.processor.max_sampled_frames() == len(answer.clip.frames) < 90
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,9 @@ def test_long_videos_keep_to_the_budget(tmp_path):
         ("", {}, "the question is empty"),
         (["which came first", " \n"], {}, "the question is empty"),
         ([], {}, "there is no question"),
+        ("what is a <video> ?", {}, "the question holds '<video>', which in a prompt stands for the pictures"),
+        (["circle", "an <image>"], {}, "the question holds '<image>', which in a prompt stands for the pictures"),
+        ("circle \udcff", {}, r"the question 'circle \\udcff' is not Unicode text"),
         ("circle " * 50, {}, "the question has 52 tokens but the model's Q-Former takes at most 40"),
         ("circle", {"max_new_tokens": 450}, "the language model takes at most 512"),
     ],

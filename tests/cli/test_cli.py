@@ -10,11 +10,12 @@ import av
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers.utils import is_accelerate_available
 from typer.testing import CliRunner
 
 from dynfocus.cli import app
 from dynfocus.loading import embedded_model
-from tests.video.watermark import write_silence, write_video
+from tests.video.watermark import PRINT_PEAK_MEMORY, write_silence, write_still, write_video
 
 QUESTION = "what color is the circle?"
 
@@ -112,13 +113,15 @@ def test_plot(ask, video, tmp_path):
 
 @pytest.mark.parametrize(
     "name, codec",
-    [("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.gif", "gif"), ("a.avi", "mpeg4")],
+    [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.gif", "gif"), ("a.avi", "mpeg4")],
 )
 def test_containers(ask, tmp_path, name, codec):
     path = write_video(tmp_path / name, 20, codec=codec, pix_fmt="rgb8" if codec == "gif" else "yuv420p")
     result = ask(path, QUESTION, "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)[0]["frames"]["in_file"] == 20
+    (answer,) = json.loads(result.stdout)
+    assert answer["answer"]
+    assert answer["frames"]["in_file"] == 20
 
 
 def test_a_broken_video_is_answered_and_the_loss_is_said(ask, broken_video, tmp_path):
@@ -165,6 +168,7 @@ def test_bad_videos(ask, tmp_path, name):
     [
         ([""], "the question is empty"),
         ([QUESTION, "  "], "the question is empty"),
+        (["what is a <video> ?"], "the question holds '<video>'"),
         (["circle " * 99], "the question has 101 tokens but the model's Q-Former takes at most 40"),
     ],
 )
@@ -201,6 +205,12 @@ def _without_a_weight(directory):
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
+def _with_weights_too_many(directory):
+    weights = load_file(directory / "model.safetensors")
+    weights |= {f"query_tokens_{number}": weights["query_tokens"].clone() for number in range(5)}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
 def _truncated_weights(directory):
     file = directory / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
@@ -219,6 +229,10 @@ BAD_MODELS = {
     "no Q-Former tokenizer": (lambda d: _remove_all(d / "qformer_tokenizer"), "qformer_tokenizer is missing"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "has no weights"),
     "a weight missing": (_without_a_weight, "incomplete, 1 weights are missing, such as query_tokens"),
+    "weights too many": (
+        _with_weights_too_many,
+        "5 weights have no place in the model, such as query_tokens_0, query_tokens_1, query_tokens_2",
+    ),
     "weights of another shape": (lambda d: _config(d, num_query_tokens=9), "cannot be loaded"),
     "truncated weights": (_truncated_weights, "not a readable safetensors file"),
 }
@@ -245,6 +259,21 @@ def test_missing_models(video, tmp_path):
     assert_refused(run("ask", video, QUESTION, "--model", video), "not a directory")
     assert_refused(run("ask", video, QUESTION, "--model", tmp_path), "config.json is missing")
     assert_refused(run("eval", "demo", "--model", tmp_path / "nothing"), "no such model directory")
+
+
+NOT_UTF8 = "\udcff"  # what Python makes of the byte ff in an argument
+
+
+def test_names_that_are_no_text(ask, video, tmp_path):
+    name = tmp_path / NOT_UTF8
+    assert_refused(ask(name, QUESTION), "no such file")
+    assert_refused(ask(video, QUESTION, "--plot", name / "seen.png"), "cannot be written")
+    assert_refused(ask(video, QUESTION, "--device", NOT_UTF8), "cannot be used")
+    assert_refused(run("ask", video, QUESTION, "--model", name), "no such model directory")
+    name.write_bytes(video.read_bytes())
+    result = ask(name, QUESTION, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["video"] == str(name)
 
 
 def test_bad_device(ask, video):
@@ -336,6 +365,17 @@ def test_the_embedded_model_is_in_the_package():
     assert (embedded_model() / "config.json").is_file()
 
 
+def test_training_needs_accelerate(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # as if it were not installed
+    is_accelerate_available.cache_clear()
+    try:
+        result = run("train", "demo", "--output", tmp_path / "new")
+    finally:
+        is_accelerate_available.cache_clear()
+    assert_refused(result, "pip install 'dynfocus[train]'")
+    assert os.listdir(tmp_path) == []
+
+
 def test_thin_commands(model_directory, tmp_path, monkeypatch):
     """`train`, `eval` and `assemble` hand on what they are given."""
     seen = {}
@@ -410,6 +450,37 @@ def test_process_answers_with_json_alone_on_stdout(video, model_directory, tmp_p
     assert result.stderr == ""
     assert json.loads(result.stdout)[0]["question"] == QUESTION
     assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_process_refuses_a_question_in_another_encoding(video, model_directory):
+    command = [sys.executable, "-m", "dynfocus", "ask", video, b"what color is the \xe9", "--model", model_directory]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "dynfocus: the question 'what color is the \\udce9' is not Unicode text\n"
+
+
+def test_process_answers_on_a_terminal_that_lacks_letters(video, model_directory):
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = process("ask", video, QUESTION, "--model", model_directory, env=ascii_only)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "(12 frames \\xd7 16 patches)" in result.stdout
+
+
+def test_one_hour_in_bounded_memory(model_directory, tmp_path):
+    """One frame a second: an hour of them takes hardly more memory than ten seconds."""
+    program = f"from dynfocus.cli import app\ntry:\n    app()\nfinally:\n    exec({PRINT_PEAK_MEMORY!r})"
+    frames, peak = [], []
+    for num_frames in (10, 3600):
+        path = write_still(tmp_path / "video.mp4", num_frames, options={"preset": "ultrafast", "g": "60"})
+        command = [sys.executable, "-c", program, "ask", path, QUESTION, "--json", "--model", model_directory]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+        output, _, memory = result.stdout.rstrip().rpartition("\n")
+        frames.append(json.loads(output)[0]["frames"])
+        peak.append(int(memory))
+    assert [seen["in_file"] for seen in frames] == [10, 3600]
+    assert [seen["sampled"] for seen in frames] == [10, 12]
+    assert frames[1]["duration_seconds"] == 3600
+    assert peak[1] - peak[0] < 60e6
 
 
 def test_help_is_quick():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import av
@@ -10,7 +11,17 @@ import pytest
 
 from dynfocus.video_reading import read_video
 from dynfocus.video_timeline import decoded
-from tests.video.watermark import HEIGHT, WIDTH, numbers_of, packets_of, turn_mp4, watermarked, write_video
+from tests.video.watermark import (
+    HEIGHT,
+    PRINT_PEAK_MEMORY,
+    WIDTH,
+    numbers_of,
+    packets_of,
+    turn_mp4,
+    watermarked,
+    write_still,
+    write_video,
+)
 
 FORMATS = {
     "h264.mp4": dict(codec="libx264", options={"g": "12", "bf": "3"}),
@@ -166,20 +177,6 @@ def test_odd_sizes(tmp_path, size):
     np.testing.assert_array_equal(read_video(path).frames, picture[None])
 
 
-@pytest.mark.parametrize("name, codec, pix_fmt", [("a.png", "png", "rgb24"), ("a.jpg", "mjpeg", "yuvj420p")])
-def test_still_image_is_a_video_of_one_frame(tmp_path, name, codec, pix_fmt):
-    path = tmp_path / name
-    with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
-        stream = container.add_stream(codec, rate=1)
-        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, pix_fmt
-        frame = av.VideoFrame.from_ndarray(watermarked(5), format="rgb24").reformat(format=pix_fmt)
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    clip = read_video(path, fps=2.0, min_frames=8)
-    assert numbers_of(clip.frames) == [5]
-    assert (clip.timestamps.tolist(), clip.total_frames, clip.fps) == ([0.0], 1, 0.0)
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
 def test_one_frame(tmp_path, suffix):
     codec = "libvpx-vp9" if suffix == ".webm" else "libx264"
@@ -245,28 +242,36 @@ def test_arguments_are_checked(tmp_path, arguments, complaint):
 
 def test_one_hour_in_bounded_memory(tmp_path):
     """3,600 frames of 460 kB at one a second: sampling 64 of them must cost little more memory than these take."""
-    path = tmp_path / "hour.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast", "g": "60"})
-        stream.height, stream.width, stream.pix_fmt = 320, 480, "yuv420p"
-        picture = av.VideoFrame.from_ndarray(watermarked(0, 320, 480), format="rgb24").reformat(format="yuv420p")
-        for number in range(3600):
-            picture.pts = number
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
+    path = write_still(tmp_path / "hour.mp4", 3600, options={"preset": "ultrafast", "g": "60"})
     program = (
-        "import resource, sys, time\n"
+        "import sys, time\n"
         "from dynfocus.video_reading import read_video\n"
         "read_video(sys.argv[1], num_frames=1, size=160)\n"
-        "before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()\n"
+        f"{PRINT_PEAK_MEMORY}"
+        "start = time.perf_counter()\n"
         "clip = read_video(sys.argv[1], fps=1.0, max_frames=64, size=160)\n"
-        "print(len(clip.frames), clip.timestamps[-1], clip.duration, time.perf_counter() - start,\n"
-        "      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+        f"{PRINT_PEAK_MEMORY}"
+        "print(len(clip.frames), clip.timestamps[-1], clip.duration, time.perf_counter() - start)\n"
     )
     run = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
-    num_frames, last, duration, seconds, grown = map(float, run.stdout.split())
+    before, after, num_frames, last, duration, seconds = map(float, run.stdout.split())
     assert (num_frames, last, duration) == (64, 3571, 3600)
     result = 64 * 160 * 240 * 3  # bytes
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert grown * unit < 3 * result + 20e6
+    assert after - before < 3 * result + 20e6
     assert seconds < 20
+
+
+@pytest.mark.parametrize("has_timestamps", [True, False])
+def test_memory_per_frame_of_the_file(tmp_path, monkeypatch, has_timestamps):
+    """80 bytes each: a day at 30 frames a second takes 200 MB."""
+    path = write_still(tmp_path / "long.mkv", 20_000, codec="mpeg4", fps=30, size=(16, 24))
+    if not has_timestamps:
+        monkeypatch.setattr("dynfocus.video_reading.scan_packets", lambda file: None)
+    tracemalloc.start()
+    try:
+        clip = read_video(path, num_frames=2)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert clip.total_frames == 20_000
+    assert peak / clip.total_frames < 80

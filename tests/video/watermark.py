@@ -65,6 +65,35 @@ def write_video(
     return path
 
 
+def write_still(
+    path: Path,
+    num_frames: int,
+    *,
+    codec: str = "libx264",
+    fps: int = 1,
+    size: tuple[int, int] = (320, 480),
+    options: dict[str, str] | None = None,
+) -> Path:
+    """The same picture all along: a long video that is quickly made."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps, options=options or {})
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        picture = av.VideoFrame.from_ndarray(watermarked(0, *size), format="rgb24").reformat(format="yuv420p")
+        for number in range(num_frames):
+            picture.pts = number
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+# Prints the most memory that its process has held so far, in bytes. Not ru_maxrss, which an exec inherits.
+PRINT_PEAK_MEMORY = """
+import re
+print(1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]))
+"""
+
+
 def write_silence(container: av.container.OutputContainer, sound: av.AudioStream, seconds: float) -> None:
     for start in range(0, round(48000 * seconds), 960):
         silence = av.AudioFrame.from_ndarray(np.zeros((2, 960), np.float32), format="fltp", layout="stereo")
