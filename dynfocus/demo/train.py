@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from dynfocus import DynFocusForConditionalGeneration, DynFocusProcessor
+from dynfocus.checkpoint_files import read_json
 from dynfocus.demo.build import build
 from dynfocus.demo.examples import QuestionCollator, QuestionDataset
 from dynfocus.demo.scenes import Scene, random_scene
@@ -46,7 +47,8 @@ def train(
     The directory appears whole at the end, or not at all. The same seed and settings give the same weights.
 
     Raises:
-        DynFocusError: `output` exists and is not empty (without `overwrite`), or cannot be written.
+        DynFocusError: `output` exists and is not empty (without `overwrite`) or no DynFocus model (with it), or cannot
+            be written.
     """
     settings = settings or TrainingSettings()
     output = Path(output)
@@ -123,8 +125,11 @@ def _threads(count: int) -> Iterator[None]:
 @contextmanager
 def _replacing(output: Path, overwrite: bool) -> Iterator[Path]:
     """A new directory beside `output` that takes its name at the end, and vanishes if anything goes wrong."""
-    if output.exists() and not overwrite and not (output.is_dir() and not any(output.iterdir())):
+    is_free = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    if not is_free and not overwrite:
         raise DynFocusError(f"{output} exists and is not an empty directory; choose another, or ask to overwrite it")
+    if not is_free and not _is_dynfocus_model(output):
+        raise DynFocusError(f"{output} is not a DynFocus model, so it is not overwritten; choose another directory")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
@@ -139,6 +144,11 @@ def _replacing(output: Path, overwrite: bool) -> Iterator[Path]:
         folder.rename(output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_dynfocus_model(directory: Path) -> bool:
+    config = directory / "config.json"
+    return config.is_file() and read_json(config).get("model_type") == "dynfocus"
 
 
 def _model_card(settings: TrainingSettings, seed: int) -> str:

@@ -67,12 +67,25 @@ def test_what_exists_is_replaced_only_when_asked(tmp_path, monkeypatch):
     output = tmp_path / "model"
     output.mkdir()
     (output / "old").write_text("precious")
+    (output / "config.json").write_text('{"model_type": "dynfocus"}')
     with pytest.raises(DynFocusError, match="exists and is not an empty directory"):
         train(output, settings=TINY)
     assert (output / "old").read_text() == "precious"
     train(output, settings=TINY, overwrite=True)
     assert not (output / "old").exists() and (output / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("config", [None, '{"model_type": "llama"}', "[]"])
+def test_only_a_model_is_overwritten(tmp_path, monkeypatch, config):
+    (tmp_path / "thesis.txt").write_text("precious")
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    monkeypatch.setattr(training, "build", lambda seed: pytest.fail("training began"))
+    for output in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(DynFocusError, match=r"is not a DynFocus model|is not a JSON object"):
+            train(output, settings=TINY, overwrite=True)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
 def test_an_unwritable_output_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
