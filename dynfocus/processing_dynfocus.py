@@ -12,6 +12,7 @@ from transformers.processing_utils import TextKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from dynfocus.configuration_dynfocus import DynFocusConfig
+from dynfocus.errors import DynFocusError
 from dynfocus.token_budget import TokenPlan, max_frames_to_sample, plan_tokens
 from dynfocus.video_processing_dynfocus import DynFocusVideoProcessor
 from dynfocus.visual_placeholders import (
@@ -109,14 +110,14 @@ class DynFocusProcessor(ProcessorMixin):
         """The most frames to sample from each of `num_videos` videos that share `max_visual_tokens`.
 
         Raises:
-            ValueError: the budget does not pay for one frame of each.
+            DynFocusError: the budget does not pay for one frame of each.
         """
         budget = self.max_visual_tokens // num_videos
         most = max_frames_to_sample(
             budget, num_events=self.num_events, key_ratio=self.key_ratio, fine_tokens=self.fine_tokens
         )
         if most < 1:
-            raise ValueError(
+            raise DynFocusError(
                 f"max_visual_tokens is {self.max_visual_tokens}, shared by {num_videos} visuals of a sample, "
                 f"but must be at least {self.fine_tokens + 2} for each"
             )

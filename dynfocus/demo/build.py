@@ -91,7 +91,7 @@ def build_config(tokenizer: PreTrainedTokenizerBase, qformer_tokenizer: PreTrain
         text_config=text,
         video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
         num_events=8,
-        key_ratio=0.5,
+        key_ratio=0.75,
         pool_size=2,
         temporal_neighbors=3,
         # Over patches alone, squared distances of hundreds drown log δ in log ρ, and the events miss the objects.

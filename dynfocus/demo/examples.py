@@ -48,7 +48,9 @@ class QuestionDataset(Dataset):
     def __getitem__(self, index: int) -> Example:
         rng = np.random.default_rng((self.seed, index))
         video = index % len(self.scenes)
-        kinds = ["description"] if rng.random() < 0.2 else [None, "description"]
+        # Order is the hardest to learn and is asked about twice as often as colour and shape.
+        asked = str(rng.choice(("color", "shape", "order", "order")))
+        kinds = ["description"] if rng.random() < 0.2 else [asked, "description"]
         return Example(self.features[video], [random_question(self.scenes[video], rng, kind) for kind in kinds])
 
 

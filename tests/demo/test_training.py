@@ -10,7 +10,7 @@ from dynfocus.demo.train import TrainingSettings, train
 from dynfocus.errors import DynFocusError
 from dynfocus.evaluation.demo import evaluate
 
-TINY = TrainingSettings(num_videos=3, tower_steps=3, steps=2, batch_size=2, threads=1)
+TINY = TrainingSettings(num_videos=3, tower_steps=3, rods_steps=2, steps=2, batch_size=2, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_only_the_language_stage_leaves_the_tower_alone():
     features, _ = training._train_vision(model, processor, scenes, TINY, 5)
     tower = {name: value.clone() for name, value in model.vision_tower.state_dict().items()}
     assert not any(parameter.requires_grad for parameter in model.vision_tower.parameters())
-    training._train_language(model, processor, scenes, features, TINY, 5)
+    training._train_rods_then_all(model, processor, scenes, features, TINY, 5)
     assert all(torch.equal(value, tower[name]) for name, value in model.vision_tower.state_dict().items())
 
 
@@ -57,7 +57,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*args):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(training, "_train_language", fail)
+    monkeypatch.setattr(training, "_train_rods_then_all", fail)
     with pytest.raises(RuntimeError, match="out of luck"):
         train(tmp_path / "model", settings=TINY)
     assert list(tmp_path.iterdir()) == []
