@@ -30,7 +30,7 @@ def test_it_answers_unseen_videos():
     assert len(set(result.answers)) > len(set(result.blind_answers))
 
 
-@pytest.mark.parametrize("question", ["What colour is the zebra, 日?", "?", "Describe this video in detail please."])
+@pytest.mark.parametrize("question", ["What colour is the zebra, 日?", "Describe this video in detail please."])
 def test_other_questions_get_some_answer(question, tmp_path):
     encode(render(random_scene("test", 0, 0)), tmp_path / "scene.mp4")
     model, processor = load_model()
