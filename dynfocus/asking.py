@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import BatchFeature
 
 from dynfocus.errors import DynFocusError
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration, VideoEncoding
@@ -153,12 +154,11 @@ class VideoAsker:
         with stage("decode"):
             clip = self._read(video)
         with stage("preprocess"):
-            inputs = []
-            for question in questions:
-                inputs.append(self._inputs(clip, question, max_new_tokens))
-                pixels = inputs[-1].pop("pixel_values_videos")  # The same for every question.
+            prepared = self.processor.video_processor(clip)
+            inputs = [self._inputs(prepared, question, max_new_tokens) for question in questions]
         with stage("vision_tower"):
-            features = self.model.encode_patches(pixels.to(self.model.device, self.model.dtype))
+            pixels = prepared.pop("pixel_values_videos").to(self.model.device, self.model.dtype)
+            features = self.model.encode_patches(pixels)
         answers = []
         for question, encoded in zip(questions, inputs, strict=True):
             seconds["connector"] = seconds["language_model"] = 0.0
@@ -192,8 +192,9 @@ class VideoAsker:
             limits["num_frames"] = min(most, settings.num_frames)
         return settings.read(video, **limits)
 
-    def _inputs(self, clip: VideoClip, question: str, max_new_tokens: int) -> dict[str, torch.Tensor]:
-        content = [{"type": "video", "video": clip}, {"type": "text", "text": question}]
+    def _inputs(self, prepared: BatchFeature, question: str, max_new_tokens: int) -> dict[str, torch.Tensor]:
+        """Model inputs of one question, but for the pixels, which are those of `prepared`."""
+        content = [{"type": "video", "video": prepared}, {"type": "text", "text": question}]
         inputs = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
         )
@@ -205,6 +206,7 @@ class VideoAsker:
                 f"the question is too long: with {visual} tokens of video and {max_new_tokens} kept for the answer it "
                 f"makes {length + max_new_tokens} tokens, but the language model takes at most {limit}"
             )
+        del inputs["pixel_values_videos"]
         return inputs
 
     def _encode(self, features: torch.Tensor, inputs: dict[str, torch.Tensor]) -> VideoEncoding:

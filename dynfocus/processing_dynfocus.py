@@ -139,7 +139,8 @@ class DynFocusProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Args:
             images, videos: flat in the order of their placeholders, or one list per prompt; what transformers'
-                `load_image` and `DynFocusVideoProcessor.preprocess` take.
+                `load_image` and `DynFocusVideoProcessor.preprocess` take. A video may also be what the video
+                processor returned for it, to prepare it once for many questions.
             text: one or a batch of prompts with `<video>` / `<image>` where the visuals stand.
             audio: must be None; transformers passes it.
             questions: what the Q-Former reads: one per prompt, or one per visual of each prompt. The prompt without
@@ -200,20 +201,22 @@ class DynFocusProcessor(ProcessorMixin):
             raise ValueError(f"video_metadata has {len(metadata)} entries but there are {is_image.count(False)} videos")
         next_metadata = iter(metadata)
         sharing = [len(sample) for sample in samples for _ in sample]
-        encoded = []
-        for visual, image, num_visuals in zip(visuals, is_image, sharing, strict=True):
-            most = self.max_sampled_frames(num_visuals)
-            limits = {
-                **sampling,
-                "max_frames": min(most, sampling.get("max_frames") or self.video_processor.max_frames),
-            }
-            if (count := limits.get("num_frames") or self.video_processor.num_frames) is not None:
-                limits["num_frames"] = min(count, most)
-            encoded.append(
-                self.video_processor([visual], video_metadata=[None if image else next(next_metadata)], **limits)
-            )
-        features = {name: torch.cat([one[name] for one in encoded]) for name in encoded[0]}
+        encoded = [
+            self._encode_visual(visual, None if image else next(next_metadata), num_visuals, sampling)
+            for visual, image, num_visuals in zip(visuals, is_image, sharing, strict=True)
+        ]
+        features = {name: _cat([one[name] for one in encoded]) for name in self.video_processor.model_input_names}
         return {**features, "visual_token_budget": torch.tensor([self.max_visual_tokens // n for n in sharing])}
+
+    def _encode_visual(self, visual, metadata, num_visuals: int, sampling: dict[str, Any]) -> BatchFeature:
+        """One visual of `num_visuals` that share a budget; what the video processor already returned is taken as it is."""
+        if isinstance(visual, BatchFeature):
+            return visual
+        most = self.max_sampled_frames(num_visuals)
+        limits = {**sampling, "max_frames": min(most, sampling.get("max_frames") or self.video_processor.max_frames)}
+        if (count := limits.get("num_frames") or self.video_processor.num_frames) is not None:
+            limits["num_frames"] = min(count, most)
+        return self.video_processor([visual], video_metadata=[metadata], **limits)
 
     def _questions_of_visuals(self, texts: list[str], samples: list[list[str]], questions) -> list[str]:
         """One question per visual, in the order of the visuals."""
@@ -305,6 +308,11 @@ def _sorted_out(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     if unknown := set(kwargs) - set(TextKwargs.__annotations__):
         raise TypeError(f"unknown arguments {sorted(unknown)}; videos know {', '.join(_SAMPLING)}")
     return sampling, kwargs
+
+
+def _cat(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """torch.cat, which would copy a tensor that is alone."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def _one_frame(image) -> np.ndarray:

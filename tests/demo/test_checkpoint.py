@@ -4,6 +4,7 @@ import pytest
 
 from dynfocus.demo.questions import KINDS
 from dynfocus.demo.scenes import encode, random_scene, render
+from dynfocus.demo.training_videos import read_back
 from dynfocus.evaluation.demo import evaluate
 from dynfocus.loading import embedded_model, load_model
 
@@ -28,6 +29,21 @@ def test_it_answers_unseen_videos():
     for kind in KINDS:
         assert result.accuracy(kind) >= 0.9 > result.blind_accuracy(kind) + 0.3
     assert len(set(result.answers)) > len(set(result.blind_answers))
+
+
+def test_it_looks_closely_where_something_happens():
+    """The scorer learnt it from the answers alone: a third of the frames show an object, all key frames must."""
+    model, processor = load_model()
+    scenes = [random_scene("test", 1, index) for index in range(12)]
+    videos = read_back(scenes, processor.video_processor, threads=1)
+    shown = []
+    for frames, color in zip(videos.pixels, videos.color, strict=True):
+        inputs = processor(text="<video>", videos=frames, questions="What shape is the red object?")
+        visual = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+        key_frames = model.get_video_features(**visual).key_frames[0]
+        shown += (color[key_frames] > 0).tolist()
+    assert sum(shown) >= 0.95 * len(shown)
+    assert (videos.color > 0).mean() < 0.5
 
 
 @pytest.mark.parametrize("question", ["What colour is the zebra, 日?", "Describe this video in detail please."])

@@ -224,6 +224,15 @@ def test_a_video_may_be_a_list_of_pictures():
         assert inputs["num_frames"].tolist() == [6]
 
 
+def test_a_prepared_video_is_taken_as_it_is():
+    processor = tiny.processor()
+    prepared = processor.video_processor(clip(9))
+    once = processor(text="<video>", videos=prepared, questions="what?")
+    plain = processor(text="<video>", videos=clip(9), questions="what?")
+    assert all(torch.equal(once[name], plain[name]) for name in plain)
+    assert once["pixel_values_videos"] is prepared["pixel_values_videos"]
+
+
 def test_casting_spares_the_timestamps():
     inputs = tiny.processor()(text="<video>", videos=clip(3), questions="a")
     inputs["frame_timestamps"] += 1234.5
