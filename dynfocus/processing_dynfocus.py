@@ -209,7 +209,7 @@ class DynFocusProcessor(ProcessorMixin):
         return {**features, "visual_token_budget": torch.tensor([self.max_visual_tokens // n for n in sharing])}
 
     def _encode_visual(self, visual, metadata, num_visuals: int, sampling: dict[str, Any]) -> BatchFeature:
-        """One visual of `num_visuals` that share a budget; what the video processor already returned is taken as it is."""
+        """One visual of `num_visuals` that share a budget; what the video processor returned already stays as it is."""
         if isinstance(visual, BatchFeature):
             return visual
         most = self.max_sampled_frames(num_visuals)
