@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.cli.command import run
 from tests.model import tiny
 from tests.video.watermark import break_packet, write_video
 
@@ -27,3 +28,8 @@ def broken_video(tmp_path_factory):
     for number in range(12, 16):
         break_packet(path, number)
     return path
+
+
+@pytest.fixture
+def ask(model_directory):
+    return lambda *arguments: run("ask", *arguments, "--model", model_directory, "--max-new-tokens", 3)
