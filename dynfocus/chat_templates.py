@@ -13,16 +13,25 @@ _CONTENT = (
     "{%- endmacro -%}"
 )
 
-VICUNA = _CONTENT + (
-    "{%- if messages[0]['role'] == 'system' -%}{{ content(messages[0]) }}"
-    "{%- else -%}A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions.{%- endif -%}"
+_TURNS = (
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'user' -%}{{ ' USER: ' + content(message) }}"
     "{%- elif message['role'] == 'assistant' -%}{{ ' ASSISTANT:' }}"
     "{% generation %}{{ ' ' + content(message) + eos_token }}{% endgeneration %}{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ ' ASSISTANT:' }}{%- endif -%}"
+)
+
+PLAIN = _CONTENT + _TURNS
+
+VICUNA = (
+    _CONTENT
+    + (
+        "{%- if messages[0]['role'] == 'system' -%}{{ content(messages[0]) }}"
+        "{%- else -%}A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions.{%- endif -%}"
+    )
+    + _TURNS
 )
 
 CHATML = _CONTENT + (

@@ -6,24 +6,12 @@ import torch
 from transformers import InstructBlipQFormerConfig, InstructBlipVisionConfig, LlamaConfig, PreTrainedTokenizerBase
 
 from dynfocus import DynFocusConfig, DynFocusForConditionalGeneration, DynFocusProcessor, DynFocusVideoProcessor
+from dynfocus.chat_templates import PLAIN
 from dynfocus.demo.questions import all_questions
 from dynfocus.demo.tokenization import build_language_tokenizer, build_qformer_tokenizer
 
 SAMPLED_FRAMES = 32
 IMAGE_SIZE = 48
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'assistant' -%}"
-    "{{ ' ASSISTANT:' }}{% generation %}{{ ' ' + (message['content'] if message['content'] is string "
-    "else message['content'][0]['text']) + eos_token }}{% endgeneration %}"
-    "{%- else -%}{{ ' USER: ' }}"
-    "{%- if message['content'] is string -%}{{ message['content'] }}"
-    "{%- else -%}{%- for part in message['content'] -%}"
-    "{{ '<' + part['type'] + '>\n' if part['type'] in ('video', 'image') else part['text'] }}"
-    "{%- endfor -%}{%- endif -%}{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ ' ASSISTANT:' }}{%- endif -%}"
-)
 
 
 def build(seed: int) -> tuple[DynFocusForConditionalGeneration, DynFocusProcessor]:
@@ -43,7 +31,7 @@ def build(seed: int) -> tuple[DynFocusForConditionalGeneration, DynFocusProcesso
         image_std=[0.5] * 3,
     )
     processor = DynFocusProcessor.from_components(
-        config, video_processor, tokenizer, qformer_tokenizer, chat_template=CHAT_TEMPLATE
+        config, video_processor, tokenizer, qformer_tokenizer, chat_template=PLAIN
     )
     torch.manual_seed(seed)
     return DynFocusForConditionalGeneration(config), processor
