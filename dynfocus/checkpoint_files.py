@@ -159,21 +159,48 @@ def write_weights(
     return list(plan.filename_to_tensors)
 
 
+def check_new_directory(output: Path, overwrite: bool = False) -> None:
+    """Raises DynFocusError unless `output` is free (nothing, or an empty directory) or, to `overwrite`, a DynFocus."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        raise DynFocusError(f"{output} exists and is not an empty directory")
+    config = output / "config.json"
+    if not config.is_file() or read_json(config).get("model_type") != "dynfocus":
+        raise DynFocusError(f"{output} is not a DynFocus model, so it is not overwritten; choose another directory")
+
+
 @contextmanager
-def new_directory(output: Path) -> Iterator[Path]:
+def new_directory(output: Path, overwrite: bool = False) -> Iterator[Path]:
     """A directory to fill, which appears as `output` when the block ends and is gone when it fails.
 
     Raises:
-        DynFocusError: `output` is there and not empty, or cannot be written.
+        DynFocusError: as `check_new_directory`, before the block is entered; or `output` cannot be written.
     """
+    check_new_directory(output, overwrite)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         partial.mkdir()
         try:
             yield partial
-            partial.replace(output)  # takes the place of an empty directory
+            _take_place(partial, output)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
     except OSError as error:
         raise DynFocusError(f"{output} cannot be written: {error.strerror or error}") from error
+
+
+def _take_place(directory: Path, output: Path) -> None:
+    """Renames `directory` to `output`; what was there is deleted only once the new one has its place."""
+    if not output.exists() or not any(output.iterdir()):
+        directory.replace(output)
+        return
+    old = output.with_name(f".{output.name}.{os.getpid()}.old")
+    output.rename(old)
+    try:
+        directory.rename(output)
+    except OSError:
+        old.rename(output)
+        raise
+    shutil.rmtree(old)

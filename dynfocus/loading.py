@@ -74,7 +74,11 @@ def _checked_device(device: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:  # torch: unknown name, not compiled in, no kernels
         raise DynFocusError(f"device {str(device)!r} cannot be used: {_first_line(error)}") from error
     return device
 

@@ -28,7 +28,7 @@ from dynfocus.assembly.processor import (
     load_language_tokenizer,
     load_qformer_tokenizer,
 )
-from dynfocus.checkpoint_files import CheckpointFiles, locate, new_directory, write_weights
+from dynfocus.checkpoint_files import CheckpointFiles, check_new_directory, locate, new_directory, write_weights
 from dynfocus.configuration_dynfocus import DynFocusConfig
 from dynfocus.errors import DynFocusError
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
@@ -114,8 +114,7 @@ def assemble(
             of the wrong shape, or `output` cannot be written.
     """
     output = Path(output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise DynFocusError(f"{output} exists and is not an empty directory")
+    check_new_directory(output)
     if not output.absolute().parent.is_dir():
         raise DynFocusError(f"{output} cannot be written: {output.absolute().parent} is not a directory")
     overrides = _known_overrides(config_overrides or {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from dynfocus import DynFocusForConditionalGeneration, DynFocusProcessor
-from dynfocus.checkpoint_files import read_json
+from dynfocus.checkpoint_files import new_directory
 from dynfocus.demo.build import build
 from dynfocus.demo.examples import QuestionCollator, QuestionDataset
 from dynfocus.demo.scenes import Scene, random_scene
@@ -55,7 +54,11 @@ def train(
     settings = settings or TrainingSettings()
     output = Path(output)
     started = time.monotonic()
-    with _replacing(output, overwrite) as folder, _threads(settings.threads):
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DynFocusError(f"{output} cannot be written: {error.strerror}") from error
+    with new_directory(output, overwrite) as folder, _threads(settings.threads):
         model, processor = build(seed)
         scenes = [random_scene("train", seed, index) for index in range(settings.num_videos)]
         features, tower_loss = _train_vision(model, processor, scenes, settings, seed)
@@ -149,35 +152,6 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _replacing(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A new directory beside `output` that takes its name at the end, and vanishes if anything goes wrong."""
-    is_free = not output.exists() or (output.is_dir() and not any(output.iterdir()))
-    if not is_free and not overwrite:
-        raise DynFocusError(f"{output} exists and is not an empty directory; choose another, or ask to overwrite it")
-    if not is_free and not _is_dynfocus_model(output):
-        raise DynFocusError(f"{output} is not a DynFocus model, so it is not overwritten; choose another directory")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    except OSError as error:
-        raise DynFocusError(f"{output} cannot be written: {error.strerror}") from error
-    try:
-        yield folder
-        for path in (folder, *folder.rglob("*")):  # temporary files are for their owner alone; a model is not
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        if output.is_dir():
-            shutil.rmtree(output)
-        folder.rename(output)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_dynfocus_model(directory: Path) -> bool:
-    config = directory / "config.json"
-    return config.is_file() and read_json(config).get("model_type") == "dynfocus"
 
 
 def _model_card(settings: TrainingSettings, seed: int) -> str:

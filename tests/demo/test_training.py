@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 import dynfocus.demo.train as training
+from dynfocus.checkpoint_files import new_directory
 from dynfocus.demo.build import build
 from dynfocus.demo.train import TrainingSettings, train
 from dynfocus.errors import DynFocusError
@@ -74,6 +75,16 @@ def test_what_exists_is_replaced_only_when_asked(tmp_path, monkeypatch):
     train(output, settings=TINY, overwrite=True)
     assert not (output / "old").exists() and (output / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_failure_at_the_last_step_keeps_what_was_there(tmp_path):
+    output = tmp_path / "model"
+    output.mkdir()
+    (output / "config.json").write_text('{"model_type": "dynfocus"}')
+    with pytest.raises(DynFocusError, match="cannot be written"), new_directory(output, overwrite=True) as folder:
+        folder.rmdir()  # so that it cannot take its place
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (output / "config.json").exists()
 
 
 @pytest.mark.parametrize("config", [None, '{"model_type": "llama"}', "[]"])
