@@ -84,7 +84,7 @@ def test_looks_at_values_only_on_the_cpu_or_where_asked_to(case: Case, monkeypat
     if case.name in WITHOUT_VALUE_CHECKS:
         run()
     else:
-        with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
+        with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):  # torch has one for each reader
             run()
 
 
