@@ -20,8 +20,10 @@ bool runs_here(Capability capability) {
   const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
   if (capability == Capability::avx2) return avx2;
-  return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (capability == Capability::avx512) return avx512;
+  return avx512 && __builtin_cpu_supports("avx512bf16");
 #else
   return false;
 #endif
@@ -31,6 +33,7 @@ bool runs_here(Capability capability) {
 
 const char* name(Capability capability) {
   switch (capability) {
+    case Capability::avx512_bf16: return "avx512_bf16";
     case Capability::avx512: return "avx512";
     case Capability::avx2: return "avx2";
     default: return "baseline";
@@ -38,14 +41,11 @@ const char* name(Capability capability) {
 }
 
 std::vector<Capability> compiled_capabilities() {
-  std::vector<Capability> compiled{Capability::baseline};
-#if defined(DYNFOCUS_HAS_AVX2)
-  compiled.push_back(Capability::avx2);
+#if defined(__x86_64__)
+  return {Capability::baseline, Capability::avx2, Capability::avx512, Capability::avx512_bf16};
+#else
+  return {Capability::baseline};
 #endif
-#if defined(DYNFOCUS_HAS_AVX512)
-  compiled.push_back(Capability::avx512);
-#endif
-  return compiled;
 }
 
 std::vector<Capability> runnable_capabilities() {

@@ -6,7 +6,7 @@
 
 namespace dynfocus::cpu {
 
-enum class Capability { baseline, avx2, avx512 };
+enum class Capability { baseline, avx2, avx512, avx512_bf16 };
 
 const char* name(Capability capability);
 

@@ -75,7 +75,7 @@ void write(const float* from, ScalarType dtype, void* to, int64_t at, int64_t n)
 Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clusters, const std::optional<Tensor>& weight) {
   const Clusters clusters(x, assignment, num_clusters, weight);
   const Points points(x);
-  const VectorKernels& kernels = vector_kernels();
+  const PointKernels& kernels = point_kernels();
   const int64_t B = points.batch, N = points.points, C = points.channels, M = num_clusters;
   Tensor mean = torch::stable::new_empty(x, {B, M, C});
   void* out = mean.mutable_data_ptr();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "distance_kernels.h"
 #include "points.h"
 
 namespace dynfocus::cpu {
@@ -12,7 +13,7 @@ static_assert(kTileChannels <= Points::kMaxRead);
 
 class DistanceTile {
  public:
-  explicit DistanceTile(const Points& x) : x_(x), kernels_(vector_kernels()), buffers_(std::make_unique<Buffers>()) {}
+  explicit DistanceTile(const Points& x) : x_(x), kernels_(distance_kernels()), buffers_(std::make_unique<Buffers>()) {}
 
   // ||x_i - x_j||^2 for i in rows and j in columns (indices of points of sample b; at most kTileRows and kTileColumns of them).
   // The result, [kTileRows][kTileColumns], is valid until the next call. It is a direct sum of squares in float32: no cancellation,
@@ -41,7 +42,7 @@ class DistanceTile {
   };
 
   const Points& x_;
-  const VectorKernels& kernels_;
+  const DistanceKernels& kernels_;
   std::unique_ptr<Buffers> buffers_;
 };
 

@@ -15,8 +15,11 @@
 
 #include "distance_tile.h"
 #include "ops.h"
+#include "variants.h"
 
 namespace dynfocus::cpu {
+
+DYNFOCUS_CHOOSE_VARIANT(DistanceKernels, distance_kernels)
 
 namespace {
 

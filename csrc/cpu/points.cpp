@@ -2,7 +2,11 @@
 
 #include <cstring>
 
+#include "variants.h"
+
 namespace dynfocus::cpu {
+
+DYNFOCUS_CHOOSE_VARIANT(PointKernels, point_kernels)
 
 using torch::headeronly::ScalarType;
 
@@ -16,7 +20,7 @@ Points::Points(const torch::stable::Tensor& x)
       batch_stride_(x.stride(0)),
       point_stride_(x.stride(1)),
       channel_stride_(x.stride(2)),
-      kernels_(vector_kernels()) {
+      kernels_(point_kernels()) {
   STD_TORCH_CHECK(dtype_ == ScalarType::Float || dtype_ == ScalarType::BFloat16 || dtype_ == ScalarType::Half,
                   "x has an unsupported dtype, it must be float32, bfloat16 or float16");
 }

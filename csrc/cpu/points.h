@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "vector_kernels.h"
+#include "point_kernels.h"
 
 namespace dynfocus::cpu {
 
@@ -25,7 +25,7 @@ class Points {
   const char* data_;
   torch::headeronly::ScalarType dtype_;
   int64_t element_size_, batch_stride_, point_stride_, channel_stride_;
-  const VectorKernels& kernels_;
+  const PointKernels& kernels_;
 };
 
 }  // namespace dynfocus::cpu

@@ -9,7 +9,7 @@ ops = torch.ops.dynfocus_native
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@pytest.fixture(params=("baseline", "avx2", "avx512"))
+@pytest.fixture(params=("baseline", "avx2", "avx512", "avx512_bf16"))
 def capability(request, monkeypatch, runnable_capabilities) -> str:
     if request.param not in runnable_capabilities:
         pytest.skip(f"this CPU or this build has no {request.param}")

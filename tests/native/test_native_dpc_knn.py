@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tests.native import oracle
 
-CAPABILITIES = ("baseline", "avx2", "avx512")
+CAPABILITIES = ("baseline", "avx2", "avx512", "avx512_bf16")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = [  # B, N, C, num_clusters, k: odd ones, more and less than a tile of 128 x 64 points and 64 channels
     (2, 1, 3, 1, 1),

@@ -1,0 +1,31 @@
+// The vector of floats of the instruction set this file is compiled for.
+// Sources in this folder include nothing with inline functions that others include too: the linker keeps one copy of those, and that
+// copy must not need AVX-512. What they define stays in an unnamed namespace, in dynfocus::cpu::vector.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__AVX2__) || defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace dynfocus::cpu::vector {
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int64_t kLanes = 16, kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int64_t kLanes = 8, kRegisters = 16;
+#else
+constexpr int64_t kLanes = 4, kRegisters = 16;
+#endif
+
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(alignof(float)), may_alias));
+
+[[maybe_unused]] inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+[[maybe_unused]] inline void store(float* to, Vector vector) { *reinterpret_cast<Vector*>(to) = vector; }
+
+}  // namespace
+
+}  // namespace dynfocus::cpu::vector
