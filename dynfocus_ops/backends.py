@@ -18,7 +18,17 @@ from dynfocus_ops import native
 
 logger = logging.getLogger("dynfocus_ops")
 
-CPU_OPS = frozenset({"dpc_knn", "dpc_knn_varlen", "cluster_mean", "spatial_prototypes"})
+CPU_OPS = frozenset(
+    {
+        "cluster_mean",
+        "density_peak_distance",
+        "dpc_knn",
+        "dpc_knn_varlen",
+        "knn_log_density",
+        "nearest_center",
+        "spatial_prototypes",
+    }
+)
 CPU_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 _context = threading.local()

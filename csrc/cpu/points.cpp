@@ -39,7 +39,7 @@ const T* contiguous_run(const char* from, int64_t stride, int64_t n, T* buffer) 
 }  // namespace
 
 void Points::read(int64_t b, int64_t i, int64_t c, int64_t n, float* to) const {
-  const char* from = data_ + (b * batch_stride_ + i * point_stride_ + c * channel_stride_) * element_size_;
+  const char* from = at(b, i, c);
   if (dtype_ == ScalarType::Float) {
     const float* run = contiguous_run(from, channel_stride_, n, to);
     if (run != to) std::memcpy(to, run, n * sizeof(float));
@@ -55,6 +55,16 @@ void Points::read(int64_t b, int64_t i, int64_t c, int64_t n, float* to) const {
     const uint32_t bits = static_cast<uint32_t>(run[k]) << 16;
     std::memcpy(to + k, &bits, sizeof(float));
   }
+}
+
+const float* Points::run(int64_t b, int64_t i, int64_t c, int64_t n, float* buffer) const {
+  if (dtype_ == ScalarType::Float && channel_stride_ == 1) return reinterpret_cast<const float*>(at(b, i, c));
+  read(b, i, c, n, buffer);
+  return buffer;
+}
+
+const uint16_t* Points::bfloat16_run(int64_t b, int64_t i, int64_t c, int64_t n, uint16_t* buffer) const {
+  return contiguous_run(at(b, i, c), channel_stride_, n, buffer);
 }
 
 }  // namespace dynfocus::cpu

@@ -51,8 +51,13 @@ def _density_peak_distance(
     x: Tensor, log_density: Tensor, mask: Tensor | None, distance_scale: float | None, backend: str
 ) -> tuple[Tensor, Tensor]:
     check_finite("log_density", log_density.unsqueeze(-1), mask)
-    select_backend("density_peak_distance", backend, x)
-    delta, parent = reference.density_peak_distance(x, log_density, mask, float(distance_scale or x.shape[-1]))
+    scale = float(distance_scale or x.shape[-1])
+    if select_backend("density_peak_distance", backend, x) == "cpu":
+        if log_density.dtype == torch.float64:  # whose order float32 may lose
+            log_density = -log_density.argsort(-1, descending=True, stable=True).argsort(-1)
+        delta, parent = torch.ops.dynfocus_native.density_peak_distance(x, log_density.float(), mask, scale)
+    else:
+        delta, parent = reference.density_peak_distance(x, log_density, mask, scale)
     check_scores(delta, x, mask)
     return delta, parent
 

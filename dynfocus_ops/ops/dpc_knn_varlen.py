@@ -109,17 +109,12 @@ def _dpc_knn_varlen(
     )
     _check_segments(bounds, clusters, neighbors, max_seqlen, x, mask)
     check_noise(noise, mask)
-    native = select_backend("dpc_knn_varlen", backend, x) == "cpu"
-    assignment, centers, log_density, delta = reference.dpc_knn_varlen(
-        x,
-        bounds,
-        clusters,
-        neighbors,
-        mask,
-        float(distance_scale or x.shape[-1]),
-        noise,
-        dpc_knn=torch.ops.dynfocus_native.dpc_knn if native else reference.dpc_knn,
-    )
+    scale = float(distance_scale or x.shape[-1])
+    if select_backend("dpc_knn_varlen", backend, x) == "cpu":
+        result = torch.ops.dynfocus_native.dpc_knn_varlen(x, bounds, clusters, neighbors, mask, scale, noise)
+    else:
+        result = reference.dpc_knn_varlen(x, bounds, clusters, neighbors, mask, scale, noise)
+    assignment, centers, log_density, delta = result
     check_scores(log_density, x, mask)
     check_scores(delta, x, mask)
     cu_clusters = torch.tensor([0, *clusters], device=x.device).cumsum(0)

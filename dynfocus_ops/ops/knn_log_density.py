@@ -48,8 +48,9 @@ def _knn_log_density(
 ) -> Tensor:
     check_enough_points("k", k, mask)
     check_noise(noise, mask)
-    select_backend("knn_log_density", backend, x)
-    log_density = reference.knn_log_density(x, k, mask, float(distance_scale or x.shape[-1]), noise)
+    native = select_backend("knn_log_density", backend, x) == "cpu"
+    run = torch.ops.dynfocus_native.knn_log_density if native else reference.knn_log_density
+    log_density = run(x, k, mask, float(distance_scale or x.shape[-1]), noise)
     check_scores(log_density, x, mask)
     return log_density
 

@@ -45,7 +45,8 @@ def _nearest_center(x: Tensor, centers: Tensor, mask: Tensor | None, backend: st
     check_index("centers", centers, 0, x.shape[1], "the points of x")
     _check_centers(centers, mask)
     check_finite("x", x, mask)
-    select_backend("nearest_center", backend, x)
+    if select_backend("nearest_center", backend, x) == "cpu":
+        return torch.ops.dynfocus_native.nearest_center(x, centers, mask)
     return reference.nearest_center(x, centers, mask)
 
 

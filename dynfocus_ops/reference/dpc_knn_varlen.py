@@ -1,6 +1,5 @@
 """dpc_knn of ragged segments: segment by segment."""
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -17,7 +16,6 @@ def dpc_knn_varlen(
     mask: Tensor | None,
     distance_scale: float,
     noise: Tensor | None,
-    dpc_knn: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = dpc_knn,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Segment s is rows bounds[s] to bounds[s + 1] of x [total, C]; equal ones go through `dpc_knn` as one batch."""
     segments: dict[tuple[int, int, int], list[int]] = {}

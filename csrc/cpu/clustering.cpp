@@ -1,0 +1,60 @@
+#include "clustering.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace dynfocus::cpu {
+
+namespace {
+
+// log(e^a + n) for n >= 0; n = 0 changes no bit.
+float log_add(float a, float n) {
+  if (n == 0.0f) return a;
+  if (std::isnan(a) || std::isnan(n)) return std::numeric_limits<float>::quiet_NaN();
+  const double low = std::min<double>(a, std::log(n)), high = std::max<double>(a, std::log(n));
+  return static_cast<float>(high + std::log1p(std::exp(low - high)));
+}
+
+}  // namespace
+
+std::vector<float> log_density(const Neighborhood& neighborhood, double scale, const float* noise) {
+  const std::vector<double> mean = neighborhood.mean_of_nearest();
+  std::vector<float> log_density(mean.size());
+  for (size_t i = 0; i < mean.size(); ++i) {
+    log_density[i] = static_cast<float>(-mean[i] / scale);
+    if (noise != nullptr) log_density[i] = log_add(log_density[i], noise[i]);
+  }
+  return log_density;
+}
+
+std::vector<int32_t> density_order(const std::vector<float>& log_density) {
+  std::vector<int32_t> order(log_density.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t i, int32_t j) { return log_density[i] > log_density[j]; });
+  return order;
+}
+
+std::vector<float> peak_distance(const std::vector<float>& squared, double scale) {
+  std::vector<float> delta(squared.size());
+  std::transform(squared.begin(), squared.end(), delta.begin(), [&](float s) { return static_cast<float>(std::sqrt(s / scale)); });
+  return delta;
+}
+
+std::vector<int32_t> highest_scores(const std::vector<float>& log_density, const std::vector<float>& delta, int64_t num_clusters) {
+  std::vector<std::pair<float, int32_t>> ranked(delta.size());
+  for (size_t i = 0; i < delta.size(); ++i) ranked[i] = {-(log_density[i] + std::log(delta[i])), static_cast<int32_t>(i)};
+  std::partial_sort(ranked.begin(), ranked.begin() + num_clusters, ranked.end());
+  std::vector<int32_t> centers(num_clusters);
+  std::transform(ranked.begin(), ranked.begin() + num_clusters, centers.begin(), [](const auto& entry) { return entry.second; });
+  return centers;
+}
+
+std::vector<int32_t> assign(const Neighborhood& neighborhood, const std::vector<int32_t>& centers) {
+  std::vector<int32_t> label = neighborhood.nearest_center(centers);
+  for (size_t m = 0; m < centers.size(); ++m) label[centers[m]] = static_cast<int32_t>(m);
+  return label;
+}
+
+}  // namespace dynfocus::cpu

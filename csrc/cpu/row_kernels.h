@@ -1,0 +1,35 @@
+// Inner loops over rows of squared distances. Every n is a multiple of kPanel: rows are padded with infinity.
+#pragma once
+
+#include <cstdint>
+
+namespace dynfocus::cpu {
+
+struct RowKernels {
+  // From products to distances, in place: row[j] = max(0, square + squares[j] - 2 row[j]). Returns how many entries are not
+  // trustworthy: those not finite, and those below (square + squares[j]) / kTrust, where the subtraction has cancelled.
+  int64_t (*to_distances)(float* row, float square, const float* squares, int64_t n);
+  // The places j of those entries, ascending; returns how many
+  int64_t (*untrusted)(const float* row, float square, const float* squares, int64_t n, int32_t* places);
+  // to[j][i] = from[i][j]
+  void (*transpose)(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride);
+  // The largest finite entry
+  float (*largest)(const float* row, int64_t n);
+  // The places j with row[j] <= limit, or row[j] <= limits[j], ascending; returns how many
+  int64_t (*at_most)(const float* row, float limit, int64_t n, int32_t* places);
+  int64_t (*at_most_each)(const float* row, const float* limits, int64_t n, int32_t* places);
+  // minima[w] = smallest row[j] with j % kPanel = w
+  void (*panel_minima)(const float* row, int64_t n, float* minima);
+  bool (*all_finite)(const float* row, int64_t n);
+  // The smallest row[j] with rank[j] < own_rank; infinity if there is none
+  float (*smallest_before)(const float* row, const int32_t* rank, int32_t own_rank, int64_t n);
+  // Where row[j] < best[j]: best[j] = row[j], label[j] = own_label
+  void (*keep_smaller)(const float* row, int32_t own_label, int64_t n, float* best, int32_t* label);
+};
+
+// An entry's error is some 2^-22 of the sum of the two squares: a trusted one's then at most 2^-20 of itself.
+constexpr float kTrust = 4.0f;
+
+const RowKernels& row_kernels();
+
+}  // namespace dynfocus::cpu

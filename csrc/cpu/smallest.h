@@ -1,0 +1,31 @@
+// The k smallest entries of a row of distances.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "row_kernels.h"
+
+namespace dynfocus::cpu {
+
+class Smallest {
+ public:
+  explicit Smallest(int64_t k);
+
+  // Fills values() and places() with the k smallest of row[0 .. n), ascending, of equals the lower place first. n is a multiple of
+  // kPanel; at least k entries are finite.
+  void find(const float* row, int64_t n);
+
+  const std::vector<float>& values() const { return values_; }
+  const std::vector<int32_t>& places() const { return places_; }
+
+ private:
+  float bound(const float* row, int64_t n);
+
+  const int64_t k_;
+  const RowKernels& kernels_;
+  std::vector<float> values_, scratch_;
+  std::vector<int32_t> places_, candidates_;
+};
+
+}  // namespace dynfocus::cpu

@@ -1,0 +1,81 @@
+// Squared distances between points of one sample, from matrix products where that is accurate.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "panel_kernels.h"
+#include "points.h"
+#include "row_kernels.h"
+
+namespace dynfocus::cpu {
+
+// n rounded up to whole panels
+constexpr int64_t padded(int64_t n) { return (n + kPanel - 1) / kPanel * kPanel; }
+
+// Uninitialised floats, aligned for the widest vector.
+class Floats {
+ public:
+  Floats() = default;
+  explicit Floats(int64_t n) : blocks_(std::make_unique_for_overwrite<Block[]>((n + 15) / 16)) {}
+  float* data() const { return blocks_ ? blocks_[0].values : nullptr; }
+
+ private:
+  struct alignas(64) Block {
+    float values[16];
+  };
+  std::unique_ptr<Block[]> blocks_;
+};
+
+// |x - y|^2 = |x|^2 + |y|^2 - 2 x.y costs one multiplication a channel and cancels where x and y are close for their length. So points
+// are taken relative to the middle of the sample where that lies far from 0, and an entry that has cancelled nevertheless is computed
+// anew from differences. Every entry is accurate to some 2^-20 of itself, is 0 for equal points, depends on its two points and the
+// sample alone, and is the same for (x, y) and (y, x).
+class SquaredDistances {
+ public:
+  // x and points, the indices of sample b's points, must outlive this.
+  SquaredDistances(const Points& x, int64_t b, const std::vector<int64_t>& points);
+
+  // What one thread computes with: room for panels of so many points.
+  class Workspace {
+   public:
+    explicit Workspace(int64_t rows, int64_t columns = 0);
+
+   private:
+    friend class SquaredDistances;
+    Floats rows_, columns_, row_squares_, column_squares_, reading_;
+  };
+
+  // to[i * stride + j] = entry of the points numbered rows[i] and columns[j]. Rows of `to` are padded(num_columns) long, the rest being
+  // infinity, and padded(num_rows) are written. False if an entry of these points is not finite.
+  bool between(const int64_t* rows, int64_t num_rows, const int64_t* columns, int64_t num_columns, float* to, int64_t stride,
+               Workspace& workspace) const;
+
+  // The same of points with themselves, at half the cost.
+  bool among(const int64_t* points, int64_t count, float* to, int64_t stride, Workspace& workspace) const;
+
+  int64_t channels() const { return x_.channels; }
+
+ private:
+  struct Block;
+
+  void choose_offset();
+  void add_products(const PanelProduct& product, const Block& block, Workspace& workspace) const;
+  void pack(const PanelProduct& product, const int64_t* points, int64_t count, int64_t channel, int64_t channels, float* panels,
+            float* squares, float* reading) const;
+  bool all_finite(const Block& block) const;
+  bool mend(const Block& part, const float* row_squares, const float* column_squares, int64_t num_doubtful, Workspace& workspace) const;
+  bool compute(const Block& block, Workspace& workspace) const;
+  float from_differences(int64_t i, int64_t j) const;
+
+  const Points& x_;
+  const int64_t b_;
+  const std::vector<int64_t>& points_;
+  const PanelKernels& panels_;
+  const RowKernels& rows_;
+  const PanelProduct* product_;
+  std::vector<float> offset_;  // [C]
+};
+
+}  // namespace dynfocus::cpu
