@@ -13,8 +13,11 @@ constexpr int64_t kSlab = 128;   // channels packed at a time: two panels of a s
 struct PanelProduct {
   // squares[p] += |p|^2, with the bits of add_products of p with itself; null where the entry is a squared difference
   void (*add_squares)(const float* panel, int64_t depth, float* squares);
-  // sums[i][j] += entry of rows' point i and columns' point j, for all 32 x 32
-  void (*add_products)(const float* rows, const float* columns, int64_t depth, float* sums, int64_t stride);
+  // sums[i][j] += entry of rows' point i and columns' point j, for i < num_rows and j < num_columns, both rounded up to the registers'
+  void (*add_products)(const float* rows, int64_t num_rows, const float* columns, int64_t num_columns, int64_t depth, float* sums,
+                       int64_t stride);
+  // The same of a panel with itself, only surely for i <= j, both below count
+  void (*add_own_products)(const float* panel, int64_t count, int64_t depth, float* sums, int64_t stride);
 };
 
 struct PanelKernels {

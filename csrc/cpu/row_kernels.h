@@ -18,8 +18,8 @@ struct RowKernels {
   // The places j with row[j] <= limit, or row[j] <= limits[j], ascending; returns how many
   int64_t (*at_most)(const float* row, float limit, int64_t n, int32_t* places);
   int64_t (*at_most_each)(const float* row, const float* limits, int64_t n, int32_t* places);
-  // minima[w] = smallest row[j] with j % kPanel = w
-  void (*panel_minima)(const float* row, int64_t n, float* minima);
+  // With the entries in kPanel groups, those of group w at j % kPanel = w: the k-th smallest of the groups' smallest, k <= kPanel
+  float (*kth_group_minimum)(const float* row, int64_t n, int64_t k);
   bool (*all_finite)(const float* row, int64_t n);
   // The smallest row[j] with rank[j] < own_rank; infinity if there is none
   float (*smallest_before)(const float* row, const int32_t* rank, int32_t own_rank, int64_t n);

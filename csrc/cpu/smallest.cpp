@@ -8,18 +8,12 @@ namespace dynfocus::cpu {
 
 Smallest::Smallest(int64_t k) : k_(k), kernels_(row_kernels()), values_(k), places_(k) {}
 
-// At least k entries are at most this, and not many more. The smallest entries of kPanel groups are kPanel entries of the row, so the
-// k-th smallest of them is such a bound; there is an exact one for more.
+// At least k entries are at most this, and not many more: the smallest entries of groups are entries of the row.
 float Smallest::bound(const float* row, int64_t n) {
-  if (k_ > kPanel) {
-    scratch_.assign(row, row + n);
-    std::nth_element(scratch_.begin(), scratch_.begin() + k_ - 1, scratch_.end());
-    return scratch_[k_ - 1];
-  }
-  float minima[kPanel];
-  kernels_.panel_minima(row, n, minima);
-  std::nth_element(minima, minima + k_ - 1, minima + kPanel);
-  return minima[k_ - 1];
+  if (k_ <= kPanel) return kernels_.kth_group_minimum(row, n, k_);
+  scratch_.assign(row, row + n);
+  std::nth_element(scratch_.begin(), scratch_.begin() + k_ - 1, scratch_.end());
+  return scratch_[k_ - 1];
 }
 
 void Smallest::find(const float* row, int64_t n) {

@@ -148,10 +148,13 @@ void SquaredDistances::add_products(const PanelProduct& product, const Block& bl
            workspace.reading_.data());
     }
     for (int64_t j = 0; j < num_columns; j += kPanel) {
-      for (int64_t i = 0; i < (block.symmetric ? j + kPanel : num_rows); i += kPanel) {
-        product.add_products(workspace.rows_.data() + i * kSlab, columns + j * kSlab, depth, block.to + i * block.stride + j,
-                             block.stride);
+      const float* column = columns + j * kSlab;
+      const int64_t in_column = std::min(kPanel, block.num_columns - j);
+      for (int64_t i = 0; i < (block.symmetric ? j : num_rows); i += kPanel) {
+        product.add_products(workspace.rows_.data() + i * kSlab, std::min(kPanel, block.num_rows - i), column, in_column, depth,
+                             block.to + i * block.stride + j, block.stride);
       }
+      if (block.symmetric) product.add_own_products(column, in_column, depth, block.to + j * block.stride + j, block.stride);
     }
   }
 }

@@ -2,6 +2,7 @@
 
 #include "../variants.h"
 #include "lanes.h"
+#include "transpose.h"
 
 namespace dynfocus::cpu {
 
@@ -9,43 +10,46 @@ namespace vector {
 
 namespace {
 
-typedef float Four __attribute__((vector_size(16), aligned(alignof(float)), may_alias));
-
-// Four floats of four points, transposed: to[c][p] = from[p][c].
-inline void transpose(Four from[4], float* to) {
-  const Four a = __builtin_shufflevector(from[0], from[1], 0, 4, 1, 5), b = __builtin_shufflevector(from[2], from[3], 0, 4, 1, 5);
-  const Four c = __builtin_shufflevector(from[0], from[1], 2, 6, 3, 7), d = __builtin_shufflevector(from[2], from[3], 2, 6, 3, 7);
-  *reinterpret_cast<Four*>(to) = __builtin_shufflevector(a, b, 0, 1, 4, 5);
-  *reinterpret_cast<Four*>(to + kPanel) = __builtin_shufflevector(a, b, 2, 3, 6, 7);
-  *reinterpret_cast<Four*>(to + 2 * kPanel) = __builtin_shufflevector(c, d, 0, 1, 4, 5);
-  *reinterpret_cast<Four*>(to + 3 * kPanel) = __builtin_shufflevector(c, d, 2, 3, 6, 7);
-}
+// While a slab is packed, the next is fetched: it is in many short pieces, and there is the slab's arithmetic in between.
+constexpr int kSecondCache = 2;
 
 void pack(const float* const* points, const float* offset, int64_t channels, float* panel) {
-  for (int64_t p = 0; p < kPanel; p += 4) {
+  for (int64_t p = 0; p < kPanel; p += kLanes) {
     int64_t c = 0;
-    for (; c + 4 <= channels; c += 4) {
-      const Four shift = *reinterpret_cast<const Four*>(offset + c);
-      Four four[4];
-      for (int64_t q = 0; q < 4; ++q) four[q] = *reinterpret_cast<const Four*>(points[p + q] + c) - shift;
-      transpose(four, panel + c * kPanel + p);
+    for (; c + kLanes <= channels; c += kLanes) {
+      const Vector shift = load(offset + c);
+      Vector rows[kLanes];
+#pragma GCC unroll 16
+      for (int64_t q = 0; q < kLanes; ++q) {
+        __builtin_prefetch(points[p + q] + c + channels, 0, kSecondCache);
+        rows[q] = load(points[p + q] + c) - shift;
+      }
+      transpose(rows);
+#pragma GCC unroll 16
+      for (int64_t k = 0; k < kLanes; ++k) store(panel + (c + k) * kPanel + p, rows[k]);
     }
     for (; c < channels; ++c) {
-      for (int64_t q = p; q < p + 4; ++q) panel[c * kPanel + q] = points[q][c] - offset[c];
+      for (int64_t q = p; q < p + kLanes; ++q) panel[c * kPanel + q] = points[q][c] - offset[c];
     }
   }
 }
 
 void pack_pairs(const uint16_t* const* points, int64_t channels, float* panel) {
-  for (int64_t p = 0; p < kPanel; p += 4) {
+  for (int64_t p = 0; p < kPanel; p += kLanes) {
     int64_t c = 0;
-    for (; c + 8 <= channels; c += 8) {
-      Four four[4];
-      for (int64_t q = 0; q < 4; ++q) four[q] = *reinterpret_cast<const Four*>(points[p + q] + c);
-      transpose(four, panel + c / 2 * kPanel + p);
+    for (; c + 2 * kLanes <= channels; c += 2 * kLanes) {
+      Vector rows[kLanes];
+#pragma GCC unroll 16
+      for (int64_t q = 0; q < kLanes; ++q) {
+        __builtin_prefetch(points[p + q] + c + channels, 0, kSecondCache);
+        rows[q] = *reinterpret_cast<const Vector*>(points[p + q] + c);
+      }
+      transpose(rows);
+#pragma GCC unroll 16
+      for (int64_t k = 0; k < kLanes; ++k) store(panel + (c / 2 + k) * kPanel + p, rows[k]);
     }
     for (; c < channels; c += 2) {
-      for (int64_t q = p; q < p + 4; ++q) {
+      for (int64_t q = p; q < p + kLanes; ++q) {
         const uint32_t low = points[q][c], high = c + 1 < channels ? points[q][c + 1] : 0;
         panel[c / 2 * kPanel + q] = __builtin_bit_cast(float, low | high << 16);
       }
@@ -71,29 +75,60 @@ struct PairProduct {
 
 inline Vector broadcast(float x) { return Vector{} + x; }
 
-constexpr int64_t kRows = kRegisters / 4, kColumns = 2 * kLanes;  // half of the registers hold sums
-static_assert(kPanel % kRows == 0 && kPanel % kColumns == 0);
+// The entries of kRows x kVectors * kLanes pairs, in registers.
+template <class Entry, int64_t kRows, int64_t kVectors>
+inline void add_tile(const float* rows, const float* columns, int64_t depth, float* sums, int64_t stride) {
+  Vector sum[kRows][kVectors] = {};
+  for (int64_t c = 0; c < depth; ++c) {
+    Vector column[kVectors];
+#pragma GCC unroll 2
+    for (int64_t v = 0; v < kVectors; ++v) column[v] = load(columns + c * kPanel + v * kLanes);
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kRows; ++r) {
+      const Vector row = broadcast(rows[c * kPanel + r]);
+#pragma GCC unroll 2
+      for (int64_t v = 0; v < kVectors; ++v) sum[r][v] = Entry::add(sum[r][v], row, column[v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int64_t v = 0; v < kVectors; ++v) {
+      float* total = sums + r * stride + v * kLanes;
+      store(total, load(total) + sum[r][v]);
+    }
+  }
+}
+
+constexpr int64_t kSums = kRegisters / 2;  // registers for sums
+static_assert(kPanel % kSums == 0 && kPanel % (2 * kLanes) == 0);
 
 template <class Entry>
-void add_products(const float* rows, const float* columns, int64_t depth, float* sums, int64_t stride) {
-  for (int64_t j = 0; j < kPanel; j += kColumns) {
-    for (int64_t i = 0; i < kPanel; i += kRows) {
-      Vector sum[kRows][2] = {};
-      for (int64_t c = 0; c < depth; ++c) {
-        const Vector left = load(columns + c * kPanel + j), right = load(columns + c * kPanel + j + kLanes);
-#pragma GCC unroll 8
-        for (int64_t r = 0; r < kRows; ++r) {
-          const Vector x = broadcast(rows[c * kPanel + i + r]);
-          sum[r][0] = Entry::add(sum[r][0], x, left);
-          sum[r][1] = Entry::add(sum[r][1], x, right);
-        }
+void add_products(const float* rows, int64_t num_rows, const float* columns, int64_t num_columns, int64_t depth, float* sums,
+                  int64_t stride) {
+  for (int64_t j = 0; j < num_columns; j += 2 * kLanes) {
+    if (num_columns - j <= kLanes) {
+      for (int64_t i = 0; i < num_rows; i += kSums) {
+        add_tile<Entry, kSums, 1>(rows + i, columns + j, depth, sums + i * stride + j, stride);
       }
-#pragma GCC unroll 8
-      for (int64_t r = 0; r < kRows; ++r) {
-        float* total = sums + (i + r) * stride + j;
-        store(total, load(total) + sum[r][0]);
-        store(total + kLanes, load(total + kLanes) + sum[r][1]);
+    } else {
+      for (int64_t i = 0; i < num_rows; i += kSums / 2) {
+        add_tile<Entry, kSums / 2, 2>(rows + i, columns + j, depth, sums + i * stride + j, stride);
       }
+    }
+  }
+}
+
+// Of a square of 2 kLanes x 2 kLanes on the diagonal, the quarter below it is left out.
+template <class Entry>
+void add_own_products(const float* panel, int64_t count, int64_t depth, float* sums, int64_t stride) {
+  constexpr int64_t kOwnRows = kSums < kLanes ? kSums : kLanes;
+  for (int64_t j = 0; j < count; j += 2 * kLanes) {
+    const int64_t right = j + kLanes;
+    add_products<Entry>(panel, right < count ? right : count, panel + j, count - j < 2 * kLanes ? count - j : 2 * kLanes, depth, sums + j,
+                        stride);
+    for (int64_t i = right; i < right + kLanes && i < count; i += kOwnRows) {
+      add_tile<Entry, kOwnRows, 1>(panel + i, panel + right, depth, sums + i * stride + right, stride);
     }
   }
 }
@@ -128,18 +163,19 @@ float squared_distance(const float* x, const float* y, int64_t n) {
   return sum_of(sum[0] + sum[1]) + rest;
 }
 
+constexpr PanelProduct kDifferences = {nullptr, add_products<Difference>, add_own_products<Difference>};
+constexpr PanelProduct kProducts = {add_squares<Product>, add_products<Product>, add_own_products<Product>};
 #if defined(__AVX512BF16__)
-constexpr PanelProduct kPairProducts = {add_squares<PairProduct>, add_products<PairProduct>};
+constexpr PanelProduct kPairProducts = {add_squares<PairProduct>, add_products<PairProduct>, add_own_products<PairProduct>};
 #else
-constexpr PanelProduct kPairProducts = {nullptr, nullptr};
+constexpr PanelProduct kPairProducts = {nullptr, nullptr, nullptr};
 #endif
 
 }  // namespace
 
 }  // namespace vector
 
-DYNFOCUS_DEFINE_VARIANT(PanelKernels, panel_kernels, vector::pack, vector::pack_pairs, {nullptr, vector::add_products<vector::Difference>},
-                        {vector::add_squares<vector::Product>, vector::add_products<vector::Product>}, vector::kPairProducts,
-                        vector::squared_distance)
+DYNFOCUS_DEFINE_VARIANT(PanelKernels, panel_kernels, vector::pack, vector::pack_pairs, vector::kDifferences, vector::kProducts,
+                        vector::kPairProducts, vector::squared_distance)
 
 }  // namespace dynfocus::cpu

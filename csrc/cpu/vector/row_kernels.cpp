@@ -3,6 +3,7 @@
 #include "../panel_kernels.h"
 #include "../variants.h"
 #include "lanes.h"
+#include "transpose.h"
 
 namespace dynfocus::cpu {
 
@@ -66,20 +67,15 @@ int64_t untrusted(const float* row, float square, const float* squares, int64_t 
   return count;
 }
 
-typedef float Four __attribute__((vector_size(16), aligned(alignof(float)), may_alias));
-
 void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
-  for (int64_t i = 0; i < rows; i += 4) {
-    for (int64_t j = 0; j < columns; j += 4) {
-      Four row[4];
-      for (int64_t q = 0; q < 4; ++q) row[q] = *reinterpret_cast<const Four*>(from + (i + q) * from_stride + j);
-      const Four a = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5), b = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
-      const Four c = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7), d = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
-      float* at = to + j * to_stride + i;
-      *reinterpret_cast<Four*>(at) = __builtin_shufflevector(a, b, 0, 1, 4, 5);
-      *reinterpret_cast<Four*>(at + to_stride) = __builtin_shufflevector(a, b, 2, 3, 6, 7);
-      *reinterpret_cast<Four*>(at + 2 * to_stride) = __builtin_shufflevector(c, d, 0, 1, 4, 5);
-      *reinterpret_cast<Four*>(at + 3 * to_stride) = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+  for (int64_t i = 0; i < rows; i += kLanes) {
+    for (int64_t j = 0; j < columns; j += kLanes) {
+      Vector block[kLanes];
+#pragma GCC unroll 16
+      for (int64_t q = 0; q < kLanes; ++q) block[q] = load(from + (i + q) * from_stride + j);
+      transpose(block);
+#pragma GCC unroll 16
+      for (int64_t q = 0; q < kLanes; ++q) store(to + (j + q) * to_stride + i, block[q]);
     }
   }
 }
@@ -107,15 +103,30 @@ int64_t at_most_each(const float* row, const float* limits, int64_t n, int32_t* 
   return count;
 }
 
-void panel_minima(const float* row, int64_t n, float* minima) {
-  for (int64_t w = 0; w < kPanel; w += kLanes) {
-    Vector least = load(row + w);
-    for (int64_t j = w + kPanel; j < n; j += kPanel) {
-      const Vector entry = load(row + j);
-      least = entry < least ? entry : least;
+float kth_group_minimum(const float* row, int64_t n, int64_t k) {
+  constexpr int64_t kVectors = kPanel / kLanes;
+  Vector least[kVectors];
+#pragma GCC unroll 8
+  for (int64_t v = 0; v < kVectors; ++v) least[v] = load(row + v * kLanes);
+  for (int64_t j = kPanel; j < n; j += kPanel) {
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const Vector entry = load(row + j + v * kLanes);
+      least[v] = entry < least[v] ? entry : least[v];
     }
-    store(minima + w, least);
   }
+  float minima[kPanel];
+  for (int64_t v = 0; v < kVectors; ++v) store(minima + v * kLanes, least[v]);
+  Ints no_larger[kVectors] = {};  // how many minima are at most this one
+  for (int64_t w = 0; w < kPanel; ++w) {
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < kVectors; ++v) no_larger[v] -= minima[w] <= least[v];
+  }
+  Vector bound = Vector{} + kInfinity;  // the smallest one that at least k are at most
+  for (int64_t v = 0; v < kVectors; ++v) {
+    bound = (no_larger[v] >= static_cast<int32_t>(k)) & (least[v] < bound) ? least[v] : bound;
+  }
+  return smallest_of(bound);
 }
 
 bool all_finite(const float* row, int64_t n) {
@@ -147,6 +158,6 @@ void keep_smaller(const float* row, int32_t own_label, int64_t n, float* best, i
 }  // namespace vector
 
 DYNFOCUS_DEFINE_VARIANT(RowKernels, row_kernels, vector::to_distances, vector::untrusted, vector::transpose, vector::largest,
-                        vector::at_most, vector::at_most_each, vector::panel_minima, vector::all_finite, vector::smallest_before, vector::keep_smaller)
+                        vector::at_most, vector::at_most_each, vector::kth_group_minimum, vector::all_finite, vector::smallest_before, vector::keep_smaller)
 
 }  // namespace dynfocus::cpu
