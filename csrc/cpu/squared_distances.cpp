@@ -46,9 +46,10 @@ struct SquaredDistances::Block {
   }
 };
 
+// `among` too needs columns, for a part that is mended off the diagonal.
 SquaredDistances::Workspace::Workspace(int64_t rows, int64_t columns)
     : rows_(padded(rows) * kSlab),
-      columns_(padded(columns) * kSlab),
+      columns_(padded(std::max(columns, rows > kMendedBlock ? kMendedBlock : 0)) * kSlab),
       row_squares_(padded(rows)),
       column_squares_(padded(columns)),
       reading_(kPanel * kSlab) {}
