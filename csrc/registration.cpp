@@ -14,7 +14,7 @@ STABLE_TORCH_LIBRARY(dynfocus_native, m) {
   m.def("density_peak_distance(Tensor x, Tensor log_density, Tensor? mask, float distance_scale) -> (Tensor delta, Tensor parent)");
   m.def("nearest_center(Tensor x, Tensor centers, Tensor? mask) -> Tensor");
   m.def("cluster_mean(Tensor x, Tensor assignment, int num_clusters, Tensor? weight) -> Tensor");
-  m.def("cluster_mean_backward(Tensor grad, Tensor x, Tensor assignment, Tensor? weight) -> (Tensor grad_x, Tensor grad_weight)");
+  m.def("cluster_mean_backward(Tensor grad, Tensor? x, Tensor assignment, Tensor? weight) -> (Tensor grad_x, Tensor grad_weight)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dynfocus_native, CPU, m) {

@@ -1,13 +1,15 @@
-// Weighted mean of each cluster's members, and its gradient. Sums run over the members in order of index, in float32, one thread per
-// cluster: no atomics, the same bits on any number of threads.
+// Weighted mean of each cluster's members, and its gradient. A sum runs over the members in order of index, in float32, in one thread:
+// no atomics, the same bits on any number of threads.
+#include "cluster_mean.h"
+
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cmath>
+#include <cstring>
 #include <vector>
 
+#include "huge_pages.h"
 #include "ops.h"
-#include "points.h"
 
 namespace dynfocus::cpu {
 
@@ -15,88 +17,109 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
-// The members of each cluster of a batch of assignments [B, N], ascending, and each cluster's total weight.
-struct Clusters {
-  std::vector<int64_t> members;  // points of one sample after another, sorted by cluster, then index; those of no cluster left out
-  std::vector<int64_t> start;    // [B * num_clusters + 1]: cluster m of sample b owns members [start[b * M + m], start[b * M + m + 1])
-  std::vector<float> weight;     // [B * N]
-  std::vector<float> total;      // [B * num_clusters]
+constexpr int64_t kChunk = 512;  // channels a thread averages at a time
+constexpr int64_t kGrain = 1 << 15;               // numbers worth a thread's while
 
-  Clusters(const Tensor& x, const Tensor& assignment, int64_t num_clusters, const std::optional<Tensor>& weights) {
-    STD_TORCH_CHECK(x.dim() == 3, "x must be [B, N, C]");
+// The members of each cluster of a batch of assignments [B, N]; in each sample, those of no cluster come last, as cluster num_clusters.
+struct Clusters {
+  std::vector<int64_t> members;  // [B * N]: points of one sample after another, sorted by cluster, then index
+  std::vector<int64_t> start;    // [B * (num_clusters + 1) + 1]: list m has members [start[m], start[m + 1])
+  std::vector<float> weight;     // [B * N], or empty where all are 1
+
+  Clusters(const Tensor& assignment, int64_t B, int64_t N, int64_t num_clusters, const std::optional<Tensor>& weights) {
     STD_TORCH_CHECK(num_clusters >= 1, "num_clusters must be at least 1");
-    const int64_t B = x.size(0), N = x.size(1);
     const auto is_batch_of_points = [&](const Tensor& t) { return t.dim() == 2 && t.size(0) == B && t.size(1) == N; };
     STD_TORCH_CHECK(is_batch_of_points(assignment) && assignment.scalar_type() == ScalarType::Long, "assignment must be int64 [B, N]");
     STD_TORCH_CHECK(!weights || is_batch_of_points(*weights), "weight must be [B, N]");
 
     const Tensor contiguous = torch::stable::contiguous(assignment);
     const int64_t* cluster = contiguous.const_data_ptr<int64_t>();
-    start.assign(B * num_clusters + 1, 0);
-    for (int64_t i = 0; i < B * N; ++i) {
-      STD_TORCH_CHECK(cluster[i] >= -1 && cluster[i] < num_clusters, "assignment[", i / N, ", ", i % N, "] is ", cluster[i],
-                      ", it must be -1 (no cluster) or below num_clusters=", num_clusters);
-      if (cluster[i] >= 0) ++start[i / N * num_clusters + cluster[i] + 1];
+    const auto list = [&](int64_t b, int64_t i) {
+      const int64_t m = cluster[b * N + i];
+      return b * (num_clusters + 1) + (m < 0 ? num_clusters : m);
+    };
+    start.assign(B * (num_clusters + 1) + 1, 0);
+    for (int64_t b = 0; b < B; ++b) {
+      for (int64_t i = 0; i < N; ++i) {
+        STD_TORCH_CHECK(cluster[b * N + i] >= -1 && cluster[b * N + i] < num_clusters, "assignment[", b, ", ", i, "] is ",
+                        cluster[b * N + i], ", it must be -1 (no cluster) or below num_clusters=", num_clusters);
+        ++start[list(b, i) + 1];
+      }
     }
     for (size_t m = 1; m < start.size(); ++m) start[m] += start[m - 1];
-
-    weight.assign(B * N, 1.0f);
+    members.resize(B * N);
+    std::vector<int64_t> next(start.begin(), start.end() - 1);
+    for (int64_t b = 0; b < B; ++b) {
+      for (int64_t i = 0; i < N; ++i) members[next[list(b, i)]++] = i;
+    }
     if (weights) {
+      weight.resize(B * N);
       const Points as_points(torch::stable::unsqueeze(*weights, 2));
       for (int64_t i = 0; i < B * N; ++i) as_points.read(i / N, i % N, 0, 1, &weight[i]);
     }
-    members.resize(start.back());
-    total.assign(B * num_clusters, 0.0f);
-    std::vector<int64_t> next(start.begin(), start.end() - 1);
-    for (int64_t i = 0; i < B * N; ++i) {
-      if (cluster[i] < 0) continue;
-      const int64_t m = i / N * num_clusters + cluster[i];
-      members[next[m]++] = i % N;
-      total[m] += weight[i];
-    }
   }
+
+  const int64_t* first(int64_t list) const { return members.data() + start[list]; }
+  int64_t count(int64_t list) const { return start[list + 1] - start[list]; }
+  const float* weights(int64_t first_of_sample) const { return weight.empty() ? nullptr : weight.data() + first_of_sample; }
 };
 
-void write(const float* from, ScalarType dtype, void* to, int64_t at, int64_t n) {
-  for (int64_t c = 0; c < n; ++c) {
-    if (dtype == ScalarType::Float) {
-      static_cast<float*>(to)[at + c] = from[c];
-    } else if (dtype == ScalarType::BFloat16) {
-      static_cast<torch::headeronly::BFloat16*>(to)[at + c] = from[c];
-    } else {
-      static_cast<torch::headeronly::Half*>(to)[at + c] = from[c];
-    }
-  }
+float total_weight(const int64_t* members, int64_t count, const float* weights) {
+  if (weights == nullptr) return static_cast<float>(count);
+  float total = 0.0f;
+  for (int64_t at = 0; at < count; ++at) total += weights[members[at]];
+  return total;
 }
 
 }  // namespace
 
+void mean_of_members(const Points& x, int64_t b, const int64_t* members, int64_t count, const float* weights, int64_t c, int64_t n,
+                     float* mean) {
+  constexpr int64_t kRows = 64;
+  const PointKernels& kernels = point_kernels();
+  std::fill_n(mean, n, 0.0f);
+  const float total = total_weight(members, count, weights);
+  if (total == 0.0f) return;
+  const void* rows[kRows];
+  float row_weights[kRows];
+  std::vector<float> value(x.in_place() ? 0 : n);
+  for (int64_t at = 0; at < count; at += kRows) {
+    const int64_t num_rows = std::min(kRows, count - at);
+    for (int64_t r = 0; r < num_rows; ++r) {
+      rows[r] = x.at(b, members[at + r], c);
+      if (weights != nullptr) row_weights[r] = weights[members[at + r]];
+    }
+    if (x.in_place()) {
+      kernels.add_rows[x.element](rows, weights == nullptr ? nullptr : row_weights, num_rows, mean, n);
+      continue;
+    }
+    for (int64_t r = 0; r < num_rows; ++r) {
+      const void* row = value.data();
+      x.read(b, members[at + r], c, n, value.data());
+      kernels.add_rows[kFloat32](&row, weights == nullptr ? nullptr : &row_weights[r], 1, mean, n);
+    }
+  }
+  kernels.divide(mean, total, n);
+}
+
 // mean_m = sum_i w_i x_i / sum_i w_i over the members of m; 0 where the weights sum to 0.
 Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clusters, const std::optional<Tensor>& weight) {
-  const Clusters clusters(x, assignment, num_clusters, weight);
+  STD_TORCH_CHECK(x.dim() == 3, "x must be [B, N, C]");
   const Points points(x);
-  const PointKernels& kernels = point_kernels();
   const int64_t B = points.batch, N = points.points, C = points.channels, M = num_clusters;
-  Tensor mean = torch::stable::new_empty(x, {B, M, C});
-  void* out = mean.mutable_data_ptr();
-  torch::stable::parallel_for(0, B * M, 1, [&](int64_t begin, int64_t end) {
-    float value[Points::kMaxRead], sum[Points::kMaxRead];
-    for (int64_t m = begin; m < end; ++m) {
-      for (int64_t c = 0; c < C; c += Points::kMaxRead) {
-        const int64_t n = std::min(Points::kMaxRead, C - c), b = m / M;
-        std::fill_n(sum, n, 0.0f);
-        for (int64_t at = clusters.start[m]; at < clusters.start[m + 1]; ++at) {
-          const int64_t i = clusters.members[at];
-          points.read(b, i, c, n, value);
-          kernels.add_scaled(sum, value, clusters.weight[b * N + i], n);
-        }
-        if (clusters.total[m] != 0.0f) {
-          for (int64_t k = 0; k < n; ++k) sum[k] /= clusters.total[m];
-        } else {
-          std::fill_n(sum, n, 0.0f);
-        }
-        write(sum, x.scalar_type(), out, m * C + c, n);
-      }
+  const Clusters clusters(assignment, B, N, M, weight);
+  const PointKernels& kernels = point_kernels();
+  Tensor mean = in_huge_pages(torch::stable::new_empty(x, {B, M, C}));
+  char* out = static_cast<char*>(mean.mutable_data_ptr());
+  const int64_t element_size = static_cast<int64_t>(x.element_size()), chunks = (C + kChunk - 1) / kChunk;
+  const int64_t numbers = N * std::min(C, kChunk) / M + 1;  // in a task, on average
+  torch::stable::parallel_for(0, B * chunks * M, kGrain / numbers + 1, [&](int64_t begin, int64_t end) {
+    float sum[kChunk];
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t b = task / (chunks * M), c = task / M % chunks * kChunk, m = task % M, n = std::min(kChunk, C - c);
+      const int64_t list = b * (M + 1) + m;
+      mean_of_members(points, b, clusters.first(list), clusters.count(list), clusters.weights(b * N), c, n, sum);
+      kernels.scale_from_float[points.element](sum, 1.0f, out + ((b * M + m) * C + c) * element_size, n);
     }
   });
   return mean;
@@ -104,49 +127,69 @@ Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clust
 
 // With W = sum of w over the cluster of i and g its incoming gradient:
 //   grad_x_i = w_i / W g        grad_w_i = g . (x_i - mean) / W = (g . x_i - sum_j w_j (g . x_j) / W) / W
-std::tuple<Tensor, Tensor> cluster_mean_backward(const Tensor& grad, const Tensor& x, const Tensor& assignment,
+// The products are in double: the two terms of grad_w may nearly cancel. Without x there is no grad_w.
+std::tuple<Tensor, Tensor> cluster_mean_backward(const Tensor& grad, const std::optional<Tensor>& x, const Tensor& assignment,
                                                  const std::optional<Tensor>& weight) {
-  STD_TORCH_CHECK(grad.dim() == 3 && x.dim() == 3 && grad.size(0) == x.size(0) && grad.size(2) == x.size(2),
-                  "grad must be [B, num_clusters, C]");
-  const int64_t M = grad.size(1);
-  const Clusters clusters(x, assignment, M, weight);
-  const Points points(x), gradients(grad);
-  const int64_t B = points.batch, N = points.points, C = points.channels;
-  Tensor grad_x = torch::stable::new_zeros(x, {B, N, C});
-  Tensor grad_weight = weight ? torch::stable::new_zeros(*weight, {B, N}) : torch::stable::new_empty(x, {0});
-  void* out_x = grad_x.mutable_data_ptr();
-  void* out_weight = grad_weight.mutable_data_ptr();
-  torch::stable::parallel_for(0, B * M, 1, [&](int64_t begin, int64_t end) {
-    float g[Points::kMaxRead], value[Points::kMaxRead];
-    std::vector<double> product;  // g . x_i per member, in double: the two terms of grad_w may nearly cancel
-    for (int64_t m = begin; m < end; ++m) {
-      const int64_t b = m / M, first = clusters.start[m], count = clusters.start[m + 1] - first;
-      const float total = clusters.total[m];
-      if (total == 0.0f) continue;
-      product.assign(count, 0.0);
-      for (int64_t c = 0; c < C; c += Points::kMaxRead) {
-        const int64_t n = std::min(Points::kMaxRead, C - c);
-        gradients.read(b, m % M, c, n, g);
-        for (int64_t at = 0; at < count; ++at) {
-          const int64_t i = clusters.members[first + at];
-          if (weight) {
-            points.read(b, i, c, n, value);
-            for (int64_t k = 0; k < n; ++k) product[at] += static_cast<double>(g[k]) * value[k];
-          }
-          for (int64_t k = 0; k < n; ++k) value[k] = clusters.weight[b * N + i] / total * g[k];
-          write(value, x.scalar_type(), out_x, (b * N + i) * C + c, n);
-        }
+  STD_TORCH_CHECK(grad.dim() == 3, "grad must be [B, num_clusters, C]");
+  STD_TORCH_CHECK(assignment.dim() == 2, "assignment must be [B, N]");
+  const Points gradients(grad);
+  const int64_t B = gradients.batch, M = gradients.points, C = gradients.channels, N = assignment.size(1);
+  STD_TORCH_CHECK(!x || (x->dim() == 3 && x->size(0) == B && x->size(1) == N && x->size(2) == C), "x must be [B, N, C]");
+  const Clusters clusters(assignment, B, N, M, weight);
+  const bool wants_weight = x && weight;
+  const std::optional<Points> points = wants_weight ? std::optional<Points>(*x) : std::nullopt;
+  std::vector<float> total(B * (M + 1));
+  for (int64_t list = 0; list < B * (M + 1); ++list) {
+    const bool nobody = list % (M + 1) == M;
+    if (!nobody) total[list] = total_weight(clusters.first(list), clusters.count(list), clusters.weights(list / (M + 1) * N));
+  }
+
+  Tensor grad_x = in_huge_pages(torch::stable::new_empty(grad, {B, N, C}));
+  char* out = static_cast<char*>(grad_x.mutable_data_ptr());
+  const int64_t row_size = C * static_cast<int64_t>(grad.element_size());
+  const PointKernels& kernels = point_kernels();
+  std::vector<double> product(wants_weight ? B * N : 0);  // g . x_i, in the order of the members
+  torch::stable::parallel_for(0, B * N, kGrain / C + 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> g_buffer(C), x_buffer(wants_weight ? C : 0);
+    const float* g = nullptr;
+    std::vector<char> row(row_size);  // w_i / W g, the same for all members of a cluster but for their weights
+    int64_t list = -1;
+    for (int64_t at = begin; at < end; ++at) {
+      const bool same = list >= 0 && at < clusters.start[list + 1];
+      if (!same) list = std::upper_bound(clusters.start.begin(), clusters.start.end(), at) - clusters.start.begin() - 1;
+      const int64_t b = list / (M + 1), i = clusters.members[at];
+      if (total[list] == 0.0f) {
+        std::memset(out + (b * N + i) * row_size, 0, row_size);
+        continue;
       }
-      if (!weight) continue;
-      double mean = 0.0;
-      for (int64_t at = 0; at < count; ++at) mean += clusters.weight[b * N + clusters.members[first + at]] * product[at];
-      mean /= total;
-      for (int64_t at = 0; at < count; ++at) {
-        const float gradient = static_cast<float>((product[at] - mean) / total);
-        write(&gradient, weight->scalar_type(), out_weight, b * N + clusters.members[first + at], 1);
+      if (!same) g = gradients.run(b, list % (M + 1), 0, C, g_buffer.data());
+      if (!same || weight) {
+        const float w = weight ? clusters.weight[b * N + i] : 1.0f;
+        kernels.scale_from_float[gradients.element](g, w / total[list], row.data(), C);
       }
+      std::memcpy(out + (b * N + i) * row_size, row.data(), row_size);
+      if (wants_weight) product[at] = kernels.dot(g, points->run(b, i, 0, C, x_buffer.data()), C);
     }
   });
+  if (!wants_weight) return {grad_x, torch::stable::new_empty(grad, {0})};
+
+  Tensor grad_weight = torch::stable::new_zeros(*weight, {B, N});
+  char* out_weight = static_cast<char*>(grad_weight.mutable_data_ptr());
+  const Element element = element_of(weight->scalar_type());
+  for (int64_t list = 0; list < B * (M + 1); ++list) {
+    if (total[list] == 0.0f) continue;
+    const int64_t sample = list / (M + 1) * N;
+    double mean = 0.0;
+    for (int64_t at = clusters.start[list]; at < clusters.start[list + 1]; ++at) {
+      mean += clusters.weight[sample + clusters.members[at]] * product[at];
+    }
+    mean /= total[list];
+    for (int64_t at = clusters.start[list]; at < clusters.start[list + 1]; ++at) {
+      const float gradient = static_cast<float>((product[at] - mean) / total[list]);
+      const int64_t i = sample + clusters.members[at];
+      kernels.scale_from_float[element](&gradient, 1.0f, out_weight + i * weight->element_size(), 1);
+    }
+  }
   return {grad_x, grad_weight};
 }
 

@@ -29,7 +29,7 @@ Tensor nearest_center(const Tensor& x, const Tensor& centers, const std::optiona
 
 Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clusters, const std::optional<Tensor>& weight);
 
-std::tuple<Tensor, Tensor> cluster_mean_backward(const Tensor& grad, const Tensor& x, const Tensor& assignment,
+std::tuple<Tensor, Tensor> cluster_mean_backward(const Tensor& grad, const std::optional<Tensor>& x, const Tensor& assignment,
                                                  const std::optional<Tensor>& weight);
 
 }  // namespace dynfocus::cpu

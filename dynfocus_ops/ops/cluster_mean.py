@@ -67,34 +67,30 @@ def _(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None, b
 
 @torch.library.custom_op("dynfocus::cluster_mean_backward", mutates_args=())
 def cluster_mean_backward(
-    grad: Tensor, x: Tensor, assignment: Tensor, weight: Tensor | None, backend: str
+    grad: Tensor, x: Tensor | None, assignment: Tensor, weight: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x, and of weight (empty [0] without one), from grad [B, num_clusters, C]."""
-    if select_backend("cluster_mean", backend, x) == "cpu":
+    """Gradients of x and weight from grad [B, num_clusters, C]; that of weight is empty [0] without weight or x."""
+    if select_backend("cluster_mean", backend, grad) == "cpu":
         return torch.ops.dynfocus_native.cluster_mean_backward(grad, x, assignment, weight)
     return reference.cluster_mean_backward(grad, x, assignment, weight)
 
 
 @cluster_mean_backward.register_fake
-def _(grad: Tensor, x: Tensor, assignment: Tensor, weight: Tensor | None, backend: str) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty(0) if weight is None else torch.empty_like(weight)
+def _(grad: Tensor, x: Tensor | None, assignment: Tensor, weight: Tensor | None, backend: str) -> tuple[Tensor, Tensor]:
+    grad_weight = grad.new_empty(0) if x is None or weight is None else weight.new_empty(weight.shape)
+    return grad.new_empty((*assignment.shape, grad.shape[2])), grad_weight
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, assignment, _, weight, ctx.backend = inputs
-    ctx.save_for_backward(x, assignment, weight)
+    needs_weight = ctx.needs_input_grad[3]
+    ctx.save_for_backward(x if needs_weight else None, assignment, weight)  # x itself only matters to weight
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, None]:
-    x, assignment, weight = ctx.saved_tensors
-    grad_x, grad_weight = cluster_mean_backward(grad, x, assignment, weight, ctx.backend)
-    return (
-        grad_x if ctx.needs_input_grad[0] else None,
-        None,
-        None,
-        grad_weight if ctx.needs_input_grad[3] else None,
-        None,
-    )
+    grad_x, grad_weight = cluster_mean_backward(grad, *ctx.saved_tensors, ctx.backend)
+    needs_x, _, _, needs_weight, _ = ctx.needs_input_grad
+    return grad_x if needs_x else None, None, None, grad_weight if needs_weight else None, None
 
 
 _cluster_mean.register_autograd(_backward, setup_context=_setup_context)

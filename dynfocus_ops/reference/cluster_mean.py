@@ -14,26 +14,28 @@ def cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tenso
     return divide(sums, segment_sum(weights.unsqueeze(-1), assignment, num_clusters)).to(x.dtype)
 
 
-def cluster_mean_backward(grad: Tensor, x: Tensor, assignment: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """dx_i = g_c w_i / W_c and dw_i = g_c . (x_i - y_c) / W_c, c the cluster of i; without a weight, dw is empty."""
+def cluster_mean_backward(
+    grad: Tensor, x: Tensor | None, assignment: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """dx_i = g_c w_i / W_c and dw_i = g_c . (x_i - y_c) / W_c, c the cluster of i; without weight or x, dw is empty."""
     num_clusters = grad.shape[1]
-    points = upcast(x)
-    weights = member_weights(points, assignment, weight)
+    grads = upcast(grad)
+    weights = member_weights(grads, assignment, weight)
     total = segment_sum(weights.unsqueeze(-1), assignment, num_clusters)
     own = assignment.clamp(min=0).unsqueeze(-1)
     in_no_mean = (assignment.unsqueeze(-1) < 0) | (total.gather(1, own) == 0)
-    own_grad = divide(grad.to(points.dtype), total).gather(1, own.expand(-1, -1, grad.shape[-1]))
-    own_grad = own_grad.masked_fill(in_no_mean, 0)
-    grad_x = (own_grad * weights.unsqueeze(-1)).to(x.dtype)
-    if weight is None:
-        return grad_x, points.new_empty(0)
+    own_grad = divide(grads, total).gather(1, own.expand(-1, -1, grad.shape[-1])).masked_fill(in_no_mean, 0)
+    grad_x = (own_grad * weights.unsqueeze(-1)).to(grad.dtype)
+    if weight is None or x is None:
+        return grad_x, grads.new_empty(0)
+    points = upcast(x)
     mean = divide(segment_sum(points * weights.unsqueeze(-1), assignment, num_clusters), total)
     offset = (points - mean.gather(1, own.expand_as(points))).masked_fill(in_no_mean, 0)  # it may hold NaN
     return grad_x, (own_grad * offset).sum(-1).to(weight.dtype)
 
 
-def member_weights(points: Tensor, assignment: Tensor, weight: Tensor | None) -> Tensor:
-    weights = points.new_ones(assignment.shape) if weight is None else weight.to(points.dtype)
+def member_weights(like: Tensor, assignment: Tensor, weight: Tensor | None) -> Tensor:
+    weights = like.new_ones(assignment.shape) if weight is None else weight.to(like.dtype)
     return weights.masked_fill(assignment < 0, 0)
 
 

@@ -53,6 +53,52 @@ def test_equals_oracle_and_autograd(capability: str, dtype: torch.dtype, weighte
     assert (grad_x[assignment == -1] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sums_in_order_of_index_and_rounds_once(capability: str, dtype: torch.dtype) -> None:
+    """Bit for bit, on every instruction set: x_0 + x_1 + ... in float32, divided, rounded to nearest even."""
+    x, assignment = torch.randn(2, 700, 37).to(dtype), torch.randint(0, 3, (2, 700))
+    mean = ops.cluster_mean(x, assignment, 3, None)
+    for b in range(2):
+        for m in range(3):
+            total = torch.zeros(37)
+            for point in x[b, assignment[b] == m].float():
+                total += point
+            assert torch.equal(mean[b, m], (total / (assignment[b] == m).sum()).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_every_half_is_read_and_rounded_as_torch_does(capability: str, dtype: torch.dtype) -> None:
+    """Alone in its cluster each is its own mean, subnormal or not; the mean of two has to be rounded."""
+    halves = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).view(1, 256, 256)
+    alone = ops.cluster_mean(halves, torch.arange(256).unsqueeze(0), 256, None)
+    torch.testing.assert_close(alone, halves, rtol=0, atol=0, equal_nan=True)
+    pairs = torch.stack((halves.flatten(), halves.flatten()[torch.randperm(2**16)])).unsqueeze(0)
+    mean = ops.cluster_mean(pairs, torch.zeros(1, 2, dtype=torch.int64), 1, None)
+    expected = ((pairs[:, 0].float() + pairs[:, 1].float()) / 2).to(dtype)
+    torch.testing.assert_close(mean[:, 0], expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_without_x_there_is_the_gradient_of_x_alone() -> None:
+    x, assignment, _, weight, grad = inputs(torch.bfloat16, True)
+    grad_x, grad_weight = ops.cluster_mean_backward(grad, None, assignment, weight)
+    assert torch.equal(grad_x, ops.cluster_mean_backward(grad, x, assignment, weight)[0])
+    assert grad_weight.shape == (0,)
+
+
+def test_large_results_are_written_as_a_whole() -> None:
+    """Of several huge pages, with rows of nobody among them."""
+    assignment = torch.randint(-1, 900, (3, 1000))
+    grad = torch.randn(3, 900, 700)
+    grad_x, _ = ops.cluster_mean_backward(grad, None, assignment, None)
+    for b in range(3):
+        count = torch.bincount(assignment[b] + 1, minlength=901)[1:]
+        expected = torch.cat((grad[b] / count.unsqueeze(1), torch.zeros(1, 700)))[assignment[b]]
+        torch.testing.assert_close(grad_x[b], expected)
+    x = torch.randn(3, 1000, 700)
+    x[assignment == -1] = torch.nan
+    assert ops.cluster_mean(x, assignment, 900, None).isfinite().all()
+
+
 def test_strides(capability: str) -> None:
     x, assignment, num_clusters, weight, grad = inputs(torch.bfloat16, True)
     strided = [t.transpose(-1, -2).contiguous().transpose(-1, -2) for t in (x, grad)]

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -144,6 +146,17 @@ def test_a_float64_weight_is_computed_with_in_float64(dtype: torch.dtype) -> Non
     assert_same_bits(cluster_mean(x, assignment, 3, weight), cluster_mean(x.double(), assignment, 3, weight).to(dtype))
     grad_x, grad_weight = gradients(lambda x, w: cluster_mean(x, assignment, 3, w), (x, weight))
     assert grad_x.dtype == dtype and grad_weight.dtype == torch.float64 and grad_x.abs().sum() > 0
+
+
+@every_backend
+@pytest.mark.parametrize("weighted", [False, True])
+def test_points_are_kept_for_the_gradient_of_weight_alone(backend: str, weighted: bool) -> None:
+    x, weight = torch.randn(1, 9, 2, requires_grad=True) * 2, torch.rand(1, 9, requires_grad=weighted)
+    kept = weakref.ref(x)
+    result = cluster_mean(x, torch.zeros(1, 9, dtype=torch.int64), 1, weight, backend=backend)
+    del x
+    assert (kept() is not None) == weighted
+    result.sum().backward()
 
 
 X = torch.zeros(2, 6, 3)

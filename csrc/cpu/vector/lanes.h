@@ -6,7 +6,10 @@
 #include <cstdint>
 
 #if defined(__AVX2__) || defined(__F16C__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 says so of its own _mm512_undefined_ps()
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 namespace dynfocus::cpu::vector {
