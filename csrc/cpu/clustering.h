@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "neighborhood.h"
@@ -22,5 +23,13 @@ std::vector<int32_t> highest_scores(const std::vector<float>& log_density, const
 
 // Every point's cluster: that of the nearest centre, a centre's own.
 std::vector<int32_t> assign(const Neighborhood& neighborhood, const std::vector<int32_t>& centers);
+
+// All stages. Points that are not finite, or distances that overflow, have no order: nothing then.
+struct Clustering {
+  std::vector<float> log_density, delta;
+  std::vector<int32_t> centers, assignment;
+};
+std::optional<Clustering> cluster(const SquaredDistances& distances, int64_t count, int64_t num_clusters, int64_t k, double scale,
+                                  const float* noise);
 
 }  // namespace dynfocus::cpu

@@ -17,7 +17,7 @@ std::tuple<Tensor, Tensor> density_peak_distance(const Tensor& x, const Tensor& 
   const std::vector<Sample> samples = batch_samples(points, mask);
   Tensor delta = filled(x, {B, N}, ScalarType::Float, 0.0f), parent = filled<int64_t>(x, {B, N}, ScalarType::Long, -1);
   const Tensor density_values = torch::stable::contiguous(log_density);
-  for_each_sample(samples, points, [&](int64_t b) {
+  for_each_sample(samples.size(), pair_work(samples, points), [&](int64_t b) {
     const Sample& sample = samples[b];
     if (sample.points.empty()) return;
     float* to_delta = delta.mutable_data_ptr<float>() + b * N;

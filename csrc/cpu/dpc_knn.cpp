@@ -15,22 +15,19 @@ struct Results {
   float *log_density, *delta;
 };
 
-// Points that are not finite, or distances that overflow, have no order: such a sample gets a log density of NaN and no clusters.
+// A sample that cannot be clustered gets a log density of NaN, for the caller to refuse.
 void cluster(const Points& x, const Sample& sample, int64_t num_clusters, int64_t k, double scale, const float* noise, Results to) {
-  const SquaredDistances distances(x, sample.b, sample.points);
-  const auto neighborhood = make_neighborhood(distances, sample.size(), k);
-  if (!neighborhood->is_finite()) {
+  const std::vector<float> own_noise = noise == nullptr ? std::vector<float>() : gather(sample.points, noise);
+  const auto found = cluster(SquaredDistances(x, sample.b, sample.points), sample.size(), num_clusters, k, scale,
+                             noise == nullptr ? nullptr : own_noise.data());
+  if (!found) {
     for (int64_t point : sample.points) to.log_density[point] = kNaN;
     return;
   }
-  const std::vector<float> own_noise = noise == nullptr ? std::vector<float>() : gather(sample.points, noise);
-  const std::vector<float> density = log_density(*neighborhood, scale, noise == nullptr ? nullptr : own_noise.data());
-  const std::vector<float> delta = peak_distance(neighborhood->nearest_before(density_order(density)).squared, scale);
-  const std::vector<int32_t> centers = highest_scores(density, delta, num_clusters);
-  scatter(sample.points, density, to.log_density);
-  scatter(sample.points, delta, to.delta);
-  scatter(sample.points, assign(*neighborhood, centers), to.assignment);
-  for (int64_t m = 0; m < num_clusters; ++m) to.centers[m] = sample.points[centers[m]];
+  scatter(sample.points, found->log_density, to.log_density);
+  scatter(sample.points, found->delta, to.delta);
+  scatter(sample.points, found->assignment, to.assignment);
+  for (int64_t m = 0; m < num_clusters; ++m) to.centers[m] = sample.points[found->centers[m]];
 }
 
 }  // namespace
@@ -47,7 +44,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dpc_knn(const Tensor& x, int64_t num_
   Tensor assignment = filled<int64_t>(x, {B, N}, ScalarType::Long, -1), centers = filled<int64_t>(x, {B, num_clusters}, ScalarType::Long, -1);
   Tensor density = filled(x, {B, N}, ScalarType::Float, -kInfinity), delta = filled(x, {B, N}, ScalarType::Float, 0.0f);
   const Tensor all_noise = noise_values(noise, points);
-  for_each_sample(samples, points, [&](int64_t b) {
+  for_each_sample(samples.size(), pair_work(samples, points), [&](int64_t b) {
     cluster(points, samples[b], num_clusters, k, distance_scale, noise ? all_noise.const_data_ptr<float>() + b * N : nullptr,
             {assignment.mutable_data_ptr<int64_t>() + b * N, centers.mutable_data_ptr<int64_t>() + b * num_clusters,
              density.mutable_data_ptr<float>() + b * N, delta.mutable_data_ptr<float>() + b * N});
@@ -81,7 +78,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dpc_knn_varlen(const Tensor& x, const
   Tensor assignment = filled<int64_t>(x, {total}, ScalarType::Long, -1), centers = filled<int64_t>(x, {first_center[segments]}, ScalarType::Long, -1);
   Tensor density = filled(x, {total}, ScalarType::Float, -kInfinity), delta = filled(x, {total}, ScalarType::Float, 0.0f);
   const Tensor all_noise = noise_values(as_batch_if_any(noise), points);
-  for_each_sample(samples, points, [&](int64_t s) {
+  for_each_sample(samples.size(), pair_work(samples, points), [&](int64_t s) {
     cluster(points, samples[s], num_clusters[s], k[s], distance_scale, noise ? all_noise.const_data_ptr<float>() : nullptr,
             {assignment.mutable_data_ptr<int64_t>(), centers.mutable_data_ptr<int64_t>() + first_center[s],
              density.mutable_data_ptr<float>(), delta.mutable_data_ptr<float>()});

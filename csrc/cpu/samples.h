@@ -54,17 +54,21 @@ inline std::vector<Sample> batch_samples(const Points& x, const std::optional<to
   return samples;
 }
 
-// Calls body(s) for each sample.
+// Calls body(s) for each of `count` samples.
 template <class Body>
-void for_each_sample(const std::vector<Sample>& samples, const Points& x, const Body& body) {
-  double work = 0.0;
-  for (const Sample& sample : samples) work += 0.5 * static_cast<double>(sample.size() * sample.size() * x.channels);
-  const int64_t count = samples.size();
+void for_each_sample(int64_t count, double work, const Body& body) {
   if (count >= 4 * static_cast<int64_t>(torch::stable::get_num_threads())) {
     for_each_task(count, work, [] { return 0; }, [&](int64_t s, int) { body(s); });
   } else {
     for (int64_t s = 0; s < count; ++s) body(s);
   }
+}
+
+// The multiplications of all their pairs of points.
+inline double pair_work(const std::vector<Sample>& samples, const Points& x) {
+  double work = 0.0;
+  for (const Sample& sample : samples) work += 0.5 * static_cast<double>(sample.size() * sample.size() * x.channels);
+  return work;
 }
 
 // The values of a sample's points among all of its row.

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dynfocus_ops import reference
 from dynfocus_ops.backends import select_backend
-from dynfocus_ops.checks import check_int, check_points
+from dynfocus_ops.checks import check_int, check_points, check_scores
 from dynfocus_ops.ops.cluster_mean import cluster_mean_backward
 
 
@@ -49,6 +49,10 @@ def spatial_prototypes(
 def _spatial_prototypes(x: Tensor, num_clusters: list[int], k: list[int], backend: str) -> tuple[Tensor, Tensor]:
     """The assignments of all levels are one tensor [T, N + M_1 + ...]."""
     backend = select_backend("spatial_prototypes", backend, x)
+    if backend == "cpu":
+        prototypes, assignments = torch.ops.dynfocus_native.spatial_prototypes(x, num_clusters, k)
+        check_scores(torch.where(assignments < 0, torch.nan, 0.0), x, None)
+        return prototypes, assignments
     return reference.spatial_prototypes(
         x,
         num_clusters,
