@@ -58,12 +58,12 @@ std::vector<int32_t> assign(const Neighborhood& neighborhood, const std::vector<
 }
 
 std::optional<Clustering> cluster(const SquaredDistances& distances, int64_t count, int64_t num_clusters, int64_t k, double scale,
-                                  const float* noise) {
-  const auto neighborhood = make_neighborhood(distances, count, k);
+                                  const float* noise, Scratch& scratch) {
+  const auto neighborhood = make_neighborhood(distances, count, k, scratch);
   if (!neighborhood->is_finite()) return std::nullopt;
   Clustering found;
   found.log_density = log_density(*neighborhood, scale, noise);
-  found.delta = peak_distance(neighborhood->nearest_before(density_order(found.log_density)).squared, scale);
+  found.delta = peak_distance(neighborhood->nearest_before(density_order(found.log_density), false).squared, scale);
   found.centers = highest_scores(found.log_density, found.delta, num_clusters);
   found.assignment = assign(*neighborhood, found.centers);
   return found;

@@ -30,6 +30,6 @@ struct Clustering {
   std::vector<int32_t> centers, assignment;
 };
 std::optional<Clustering> cluster(const SquaredDistances& distances, int64_t count, int64_t num_clusters, int64_t k, double scale,
-                                  const float* noise);
+                                  const float* noise, Scratch& scratch);
 
 }  // namespace dynfocus::cpu

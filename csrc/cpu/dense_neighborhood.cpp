@@ -15,14 +15,13 @@ constexpr int64_t kTile = 128, kRows = 64;  // points to a task
 
 class DenseNeighborhood final : public Neighborhood {
  public:
-  DenseNeighborhood(const SquaredDistances& distances, int64_t count, int64_t k)
-      : count_(count), k_(k), stride_(padded(count)), kernels_(row_kernels()), squared_(stride_ * stride_) {
+  DenseNeighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch)
+      : count_(count), k_(k), stride_(padded(count)), kernels_(row_kernels()), squared_(scratch.squared.reserve(stride_ * stride_)) {
     const double work = 0.5 * static_cast<double>(count * count * distances.channels());
     if (torch::stable::get_num_threads() == 1 || count <= kTile || work < 1 << 21) {
       std::vector<int64_t> all(count);
       std::iota(all.begin(), all.end(), 0);
-      SquaredDistances::Workspace workspace(count);
-      is_finite_ = distances.among(all.data(), count, squared_.data(), stride_, workspace);
+      is_finite_ = distances.among(all.data(), count, squared_, stride_, scratch.workspace);
     } else {
       fill_by_tiles(distances, work);
     }
@@ -39,7 +38,7 @@ class DenseNeighborhood final : public Neighborhood {
     return mean;
   }
 
-  Nearest nearest_before(const std::vector<int32_t>& order) const override {
+  Nearest nearest_before(const std::vector<int32_t>& order, bool with_points) const override {
     std::vector<int32_t> rank = rank_of(order);
     rank.resize(stride_, std::numeric_limits<int32_t>::max());
     std::vector<float> largest(count_);
@@ -47,6 +46,7 @@ class DenseNeighborhood final : public Neighborhood {
     for_each_row([&](int64_t i, Smallest&) {
       largest[i] = kernels_.largest(row(i), stride_);
       nearest.squared[i] = kernels_.smallest_before(row(i), rank.data(), rank[i], stride_);
+      if (!with_points) return;
       int32_t j = 0;
       while (j < count_ && !(rank[j] < rank[i] && row(i)[j] == nearest.squared[i])) ++j;
       nearest.point[i] = j;
@@ -66,7 +66,7 @@ class DenseNeighborhood final : public Neighborhood {
   }
 
  private:
-  const float* row(int64_t i) const { return squared_.data() + i * stride_; }
+  const float* row(int64_t i) const { return squared_ + i * stride_; }
 
   // Calls body(i, smallest) for each row.
   template <class Body>
@@ -86,16 +86,16 @@ class DenseNeighborhood final : public Neighborhood {
     }
     for (int64_t i = 0; i < count_; i += kTile) tiles.emplace_back(i, i);
     std::atomic<bool> is_finite = true;
-    const auto make_workspace = [] { return SquaredDistances::Workspace(kTile, kTile); };
+    const auto make_workspace = [] { return SquaredDistances::Workspace(); };
     for_each_task(tiles.size(), work, make_workspace, [&](int64_t task, SquaredDistances::Workspace& workspace) {
       const auto [i, j] = tiles[task];
       const int64_t rows = std::min(kTile, count_ - i), columns = std::min(kTile, count_ - j);
-      float* tile = squared_.data() + i * stride_ + j;
+      float* tile = squared_ + i * stride_ + j;
       if (i == j) {
         if (!distances.among(&all[i], rows, tile, stride_, workspace)) is_finite = false;
       } else {
         if (!distances.between(&all[i], rows, &all[j], columns, tile, stride_, workspace)) is_finite = false;
-        kernels_.transpose(tile, stride_, padded(rows), padded(columns), squared_.data() + j * stride_ + i, stride_);
+        kernels_.transpose(tile, stride_, padded(rows), padded(columns), squared_ + j * stride_ + i, stride_);
       }
     });
     is_finite_ = is_finite;
@@ -103,14 +103,14 @@ class DenseNeighborhood final : public Neighborhood {
 
   const int64_t count_, k_, stride_;
   const RowKernels& kernels_;
-  Floats squared_;  // [stride][stride]
+  float* const squared_;  // [stride][stride]
   bool is_finite_;
 };
 
 }  // namespace
 
-std::unique_ptr<Neighborhood> make_dense_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k) {
-  return std::make_unique<DenseNeighborhood>(distances, count, k);
+std::unique_ptr<Neighborhood> make_dense_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch) {
+  return std::make_unique<DenseNeighborhood>(distances, count, k, scratch);
 }
 
 std::vector<int32_t> rank_of(const std::vector<int32_t>& order) {

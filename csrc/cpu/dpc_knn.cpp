@@ -16,10 +16,10 @@ struct Results {
 };
 
 // A sample that cannot be clustered gets a log density of NaN, for the caller to refuse.
-void cluster(const Points& x, const Sample& sample, int64_t num_clusters, int64_t k, double scale, const float* noise, Results to) {
+void cluster(const Points& x, const Sample& sample, int64_t num_clusters, int64_t k, double scale, const float* noise, Results to, Scratch& scratch) {
   const std::vector<float> own_noise = noise == nullptr ? std::vector<float>() : gather(sample.points, noise);
   const auto found = cluster(SquaredDistances(x, sample.b, sample.points), sample.size(), num_clusters, k, scale,
-                             noise == nullptr ? nullptr : own_noise.data());
+                             noise == nullptr ? nullptr : own_noise.data(), scratch);
   if (!found) {
     for (int64_t point : sample.points) to.log_density[point] = kNaN;
     return;
@@ -44,10 +44,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dpc_knn(const Tensor& x, int64_t num_
   Tensor assignment = filled<int64_t>(x, {B, N}, ScalarType::Long, -1), centers = filled<int64_t>(x, {B, num_clusters}, ScalarType::Long, -1);
   Tensor density = filled(x, {B, N}, ScalarType::Float, -kInfinity), delta = filled(x, {B, N}, ScalarType::Float, 0.0f);
   const Tensor all_noise = noise_values(noise, points);
-  for_each_sample(samples.size(), pair_work(samples, points), [&](int64_t b) {
+  for_each_sample(samples.size(), pair_work(samples, points), [&](int64_t b, Scratch& scratch) {
     cluster(points, samples[b], num_clusters, k, distance_scale, noise ? all_noise.const_data_ptr<float>() + b * N : nullptr,
             {assignment.mutable_data_ptr<int64_t>() + b * N, centers.mutable_data_ptr<int64_t>() + b * num_clusters,
-             density.mutable_data_ptr<float>() + b * N, delta.mutable_data_ptr<float>() + b * N});
+             density.mutable_data_ptr<float>() + b * N, delta.mutable_data_ptr<float>() + b * N}, scratch);
   });
   return {assignment, centers, density, delta};
 }
@@ -78,10 +78,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> dpc_knn_varlen(const Tensor& x, const
   Tensor assignment = filled<int64_t>(x, {total}, ScalarType::Long, -1), centers = filled<int64_t>(x, {first_center[segments]}, ScalarType::Long, -1);
   Tensor density = filled(x, {total}, ScalarType::Float, -kInfinity), delta = filled(x, {total}, ScalarType::Float, 0.0f);
   const Tensor all_noise = noise_values(as_batch_if_any(noise), points);
-  for_each_sample(samples.size(), pair_work(samples, points), [&](int64_t s) {
+  for_each_sample(samples.size(), pair_work(samples, points), [&](int64_t s, Scratch& scratch) {
     cluster(points, samples[s], num_clusters[s], k[s], distance_scale, noise ? all_noise.const_data_ptr<float>() : nullptr,
             {assignment.mutable_data_ptr<int64_t>(), centers.mutable_data_ptr<int64_t>() + first_center[s],
-             density.mutable_data_ptr<float>(), delta.mutable_data_ptr<float>()});
+             density.mutable_data_ptr<float>(), delta.mutable_data_ptr<float>()}, scratch);
   });
   return {assignment, centers, density, delta};
 }

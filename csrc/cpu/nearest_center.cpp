@@ -36,7 +36,7 @@ Tensor nearest_center(const Tensor& x, const Tensor& centers, const std::optiona
     for (int64_t i = 0; i < samples[b].size(); i += kRows) tasks.emplace_back(b, i);
   }
   struct State {
-    SquaredDistances::Workspace workspace{kRows, kColumns};
+    SquaredDistances::Workspace workspace;
     Floats tile{kRows * kColumns};
   };
   const double work = static_cast<double>(B * N * M * points.channels);

@@ -20,27 +20,33 @@ class Neighborhood {
   // For each point, the mean of its k smallest squared distances, its own 0 among them.
   virtual std::vector<double> mean_of_nearest() const = 0;
 
-  // For each point, the squared distance to the nearest of those before it in `order`, and that point (of equals: the lower index). For
-  // the first, the largest distance of all, and itself.
+  // For each point, the squared distance to the nearest of those before it in `order`, and, if asked for, that point (of equals: the
+  // lower index). For the first, the largest distance of all, and itself.
   struct Nearest {
     std::vector<float> squared;
     std::vector<int32_t> point;
   };
-  virtual Nearest nearest_before(const std::vector<int32_t>& order) const = 0;
+  virtual Nearest nearest_before(const std::vector<int32_t>& order, bool with_points) const = 0;
 
   // For each point, which of `centers` is nearest (of equals: the earlier).
   virtual std::vector<int32_t> nearest_center(const std::vector<int32_t>& centers) const = 0;
 };
 
+// What one thread works with, kept from sample to sample.
+struct Scratch {
+  SquaredDistances::Workspace workspace;
+  Floats squared;
+};
+
 // All distances, where they fit a cache: up to kDense points, 4 MiB.
 constexpr int64_t kDense = 1024;
-std::unique_ptr<Neighborhood> make_dense_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k);
+std::unique_ptr<Neighborhood> make_dense_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch);
 
 // The nearest neighbours of each point, found while the distances stream by; what they do not tell is computed again. Memory O(count k).
 std::unique_ptr<Neighborhood> make_streamed_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k);
 
-inline std::unique_ptr<Neighborhood> make_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k) {
-  return count <= kDense ? make_dense_neighborhood(distances, count, k) : make_streamed_neighborhood(distances, count, k);
+inline std::unique_ptr<Neighborhood> make_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch) {
+  return count <= kDense ? make_dense_neighborhood(distances, count, k, scratch) : make_streamed_neighborhood(distances, count, k);
 }
 
 // The place of each point in `order`.

@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "neighborhood.h"
 #include "parallel.h"
 #include "points.h"
 
@@ -54,13 +55,14 @@ inline std::vector<Sample> batch_samples(const Points& x, const std::optional<to
   return samples;
 }
 
-// Calls body(s) for each of `count` samples.
+// Calls body(s, scratch) for each of `count` samples.
 template <class Body>
 void for_each_sample(int64_t count, double work, const Body& body) {
   if (count >= 4 * static_cast<int64_t>(torch::stable::get_num_threads())) {
-    for_each_task(count, work, [] { return 0; }, [&](int64_t s, int) { body(s); });
+    for_each_task(count, work, [] { return Scratch(); }, body);
   } else {
-    for (int64_t s = 0; s < count; ++s) body(s);
+    Scratch scratch;
+    for (int64_t s = 0; s < count; ++s) body(s, scratch);
   }
 }
 

@@ -50,11 +50,11 @@ std::tuple<Tensor, Tensor> spatial_prototypes(const Tensor& x, const std::vector
   for (int64_t level = 1; level < levels; ++level) {
     level_points.emplace_back(torch::stable::narrow(prototypes, 1, first_prototype[level - 1], num_clusters[level - 1]));
   }
-  for_each_sample(T, static_cast<double>(T * frames.points * frames.points * C) / 2, [&](int64_t t) {
+  for_each_sample(T, static_cast<double>(T * frames.points * frames.points * C) / 2, [&](int64_t t, Scratch& scratch) {
     for (int64_t level = 0; level < levels; ++level) {
       const Points& own = level_points[level];
       const auto found = cluster(SquaredDistances(own, t, points[level]), static_cast<int64_t>(points[level].size()), num_clusters[level],
-                                 k[level], static_cast<double>(C), nullptr);
+                                 k[level], static_cast<double>(C), nullptr, scratch);
       char* to = rows + (t * P + first_prototype[level]) * row_size;
       if (!found) {
         std::fill(to, rows + (t + 1) * P * row_size, 0);

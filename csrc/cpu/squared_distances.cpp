@@ -46,14 +46,6 @@ struct SquaredDistances::Block {
   }
 };
 
-// `among` too needs columns, for a part that is mended off the diagonal.
-SquaredDistances::Workspace::Workspace(int64_t rows, int64_t columns)
-    : rows_(padded(rows) * kSlab),
-      columns_(padded(std::max(columns, rows > kMendedBlock ? kMendedBlock : 0)) * kSlab),
-      row_squares_(padded(rows)),
-      column_squares_(padded(columns)),
-      reading_(kPanel * kSlab) {}
-
 SquaredDistances::SquaredDistances(const Points& x, int64_t b, const std::vector<int64_t>& points)
     : x_(x),
       b_(b),
@@ -69,7 +61,7 @@ SquaredDistances::SquaredDistances(const Points& x, int64_t b, const std::vector
 // to 0 of about s + |m|^2: it pays where |m|^2 > s / 2. Its coordinates are rounded to a power of two well below the points' spread, so
 // that points of few binary places keep few, and equal distances between such points stay equal.
 void SquaredDistances::choose_offset() {
-  constexpr int64_t kSampled = 16;
+  constexpr int64_t kSampled = 8;
   const int64_t step = std::max<int64_t>(1, static_cast<int64_t>(points_.size()) / kSampled);
   const int64_t sampled = std::min<int64_t>(kSampled, points_.size());
   float values[kSampled][Points::kMaxRead];
@@ -133,12 +125,15 @@ void SquaredDistances::pack(const PanelProduct& product, const int64_t* points, 
 // block.to = sums of the products over all channels, and the squares of rows and columns in the workspace.
 void SquaredDistances::add_products(const PanelProduct& product, const Block& block, Workspace& workspace) const {
   const int64_t num_rows = padded(block.num_rows), num_columns = padded(block.num_columns);
+  workspace.rows_.reserve(num_rows * kSlab);
+  workspace.reading_.reserve(kPanel * kSlab);
+  if (!block.symmetric) workspace.columns_.reserve(num_columns * kSlab);
   for (int64_t i = 0; i < num_rows; ++i) {
     std::fill(block.to + i * block.stride + block.first_column(i), block.to + i * block.stride + num_columns, 0.0f);
   }
   if (product.add_squares != nullptr) {
-    std::fill_n(workspace.row_squares_.data(), num_rows, 0.0f);
-    if (!block.symmetric) std::fill_n(workspace.column_squares_.data(), num_columns, 0.0f);
+    std::fill_n(workspace.row_squares_.reserve(num_rows), num_rows, 0.0f);
+    if (!block.symmetric) std::fill_n(workspace.column_squares_.reserve(num_columns), num_columns, 0.0f);
   }
   const float* columns = block.symmetric ? workspace.rows_.data() : workspace.columns_.data();
   for (int64_t c = 0; c < x_.channels; c += kSlab) {

@@ -18,7 +18,15 @@ constexpr int64_t padded(int64_t n) { return (n + kPanel - 1) / kPanel * kPanel;
 class Floats {
  public:
   Floats() = default;
-  explicit Floats(int64_t n) : blocks_(std::make_unique_for_overwrite<Block[]>((n + 15) / 16)) {}
+  explicit Floats(int64_t n) { reserve(n); }
+
+  // Makes room for n: what was there is lost if there was less.
+  float* reserve(int64_t n) {
+    const int64_t blocks = (n + 15) / 16;
+    if (blocks > num_blocks_) blocks_ = std::make_unique_for_overwrite<Block[]>(num_blocks_ = blocks);
+    return data();
+  }
+
   float* data() const { return blocks_ ? blocks_[0].values : nullptr; }
 
  private:
@@ -26,6 +34,7 @@ class Floats {
     float values[16];
   };
   std::unique_ptr<Block[]> blocks_;
+  int64_t num_blocks_ = 0;
 };
 
 // |x - y|^2 = |x|^2 + |y|^2 - 2 x.y costs one multiplication a channel and cancels where x and y are close for their length. So points
@@ -37,12 +46,8 @@ class SquaredDistances {
   // x and points, the indices of sample b's points, must outlive this.
   SquaredDistances(const Points& x, int64_t b, const std::vector<int64_t>& points);
 
-  // What one thread computes with: room for panels of so many points.
+  // What one thread computes with, kept from call to call.
   class Workspace {
-   public:
-    explicit Workspace(int64_t rows, int64_t columns = 0);
-
-   private:
     friend class SquaredDistances;
     Floats rows_, columns_, row_squares_, column_squares_, reading_;
   };

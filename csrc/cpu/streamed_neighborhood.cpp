@@ -83,7 +83,7 @@ class StreamedNeighborhood final : public Neighborhood {
     return mean;
   }
 
-  Nearest nearest_before(const std::vector<int32_t>& order) const override {
+  Nearest nearest_before(const std::vector<int32_t>& order, bool) const override {
     const std::vector<int32_t> rank = rank_of(order);
     Nearest nearest{std::vector<float>(count_, kInfinity), std::vector<int32_t>(count_)};
     std::vector<int64_t> peaks;  // in order, but for the first of all
@@ -145,7 +145,7 @@ class StreamedNeighborhood final : public Neighborhood {
 
  private:
   struct State {
-    explicit State(int64_t rows) : workspace(rows, kTile), tile(rows * kTile), places(kTile) {}
+    explicit State(int64_t rows) : tile(rows * kTile), places(kTile) {}
     SquaredDistances::Workspace workspace;
     Floats tile;
     std::vector<int32_t> places;
