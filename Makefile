@@ -1,4 +1,4 @@
-# make install | demo | test | bench | lint | aot | gpu
+# make install | demo | test | bench | lint | sanitize | aot | gpu
 #
 # Everything happens in .venv, with the versions of constraints.txt. `make test` builds the sdist, the wheel from the sdist, and runs the
 # whole suite against that wheel in an empty folder: what is tested is what users install. For one test in the source tree:
@@ -17,7 +17,7 @@ PACKAGE_FILES := $(BUILD_FILES) MANIFEST.in $(shell find dynfocus dynfocus_ops -
 # Two test processes with default threads slow each other down many times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: install demo test lint bench aot gpu clean
+.PHONY: install demo test lint bench sanitize aot gpu clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -72,6 +72,23 @@ test: lint build/wheel/installed
 bench: $(VENV)/test-tools
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-group-by=func,param:shape \
 	    --benchmark-columns=median,iqr,rounds --benchmark-sort=mean
+
+# The tests of the ops and of the native kernels, against a library built with the address and undefined-behaviour sanitizers. Torch
+# itself leaks and is not instrumented: leaks are not looked for, nor what torch passes between its own libraries.
+sanitize: $(VENV)/test-tools
+	rm -rf build/sanitize
+	mkdir -p build/sanitize
+	cp -r dynfocus_ops tests pyproject.toml build/sanitize
+	rm -f build/sanitize/dynfocus_ops/_C.*.so
+	$(BIN)/cmake -S . -B build/sanitize/cmake -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" -DCMAKE_BUILD_TYPE=Release \
+	    -DDYNFOCUS_SANITIZE=address,undefined -DDYNFOCUS_PYTHON_MODULE=OFF \
+	    -DTORCH_ROOT="$$($(BIN)/python -c 'import torch; print(torch.__path__[0])')" > build/sanitize/cmake.log
+	$(BIN)/cmake --build build/sanitize/cmake --target dynfocus_native
+	mkdir -p build/sanitize/dynfocus_ops/lib
+	cp build/sanitize/cmake/libdynfocus_native.so build/sanitize/dynfocus_ops/lib
+	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$(CURDIR)/build/sanitize" \
+	    LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+	    "$(CURDIR)/$(BIN)/python" -P -m pytest tests/native tests/ops -k "not memory and not library" $(PYTEST_ARGS)
 
 aot:
 	@echo "make aot compiles the GPU kernels for sm_80 and sm_90 without a GPU; it comes with those kernels, which this version has not." >&2
