@@ -88,7 +88,7 @@ sanitize: $(VENV)/test-tools
 	cp build/sanitize/cmake/libdynfocus_native.so build/sanitize/dynfocus_ops/lib
 	cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$(CURDIR)/build/sanitize" \
 	    LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
-	    "$(CURDIR)/$(BIN)/python" -P -m pytest tests/native tests/ops -k "not memory and not library" $(PYTEST_ARGS)
+	    "$(CURDIR)/$(BIN)/python" -P -m pytest tests/native tests/ops --capture=sys -k "not memory and not library" $(PYTEST_ARGS)
 
 aot:
 	@echo "make aot compiles the GPU kernels for sm_80 and sm_90 without a GPU; it comes with those kernels, which this version has not." >&2

@@ -4,6 +4,7 @@ Static properties are checked in the public functions, where they trace. Values 
 and only where that costs no synchronisation: on the CPU, or everywhere with DYNFOCUS_CHECK_VALUES=1.
 """
 
+import math
 import os
 
 import torch
@@ -116,7 +117,9 @@ def check_finite(name: str, values: Tensor, mask: Tensor | None) -> None:
 
 def check_scores(scores: Tensor, x: Tensor, mask: Tensor | None) -> None:
     """Value check: NaN or infinity in a valid point of x shows in its log density or in the densest point's delta."""
-    if checks_values(scores) and first_valid(~scores.isfinite(), mask) is not None:
+    if not checks_values(scores) or (mask is None and math.isfinite(float(scores.sum()))):
+        return
+    if first_valid(~scores.isfinite(), mask) is not None:
         check_finite("x", x, mask)
         largest = float((x if mask is None else x[mask]).abs().max())
         raise ValueError(f"x has values up to {largest}, it must be small enough for squared distances to be finite")

@@ -42,7 +42,7 @@ void pack_pairs(const uint16_t* const* points, int64_t channels, float* panel) {
 #pragma GCC unroll 16
       for (int64_t q = 0; q < kLanes; ++q) {
         __builtin_prefetch(points[p + q] + c + channels, 0, kSecondCache);
-        rows[q] = *reinterpret_cast<const Vector*>(points[p + q] + c);
+        __builtin_memcpy(&rows[q], points[p + q] + c, sizeof(Vector));  // bfloat16s are aligned to 2 bytes alone
       }
       transpose(rows);
 #pragma GCC unroll 16
