@@ -16,6 +16,16 @@ STABLE_TORCH_LIBRARY(dynfocus_native, m) {
   m.def("spatial_prototypes(Tensor x, int[] num_clusters, int[] k) -> (Tensor prototypes, Tensor assignments)");
   m.def("cluster_mean(Tensor x, Tensor assignment, int num_clusters, Tensor? weight) -> Tensor");
   m.def("cluster_mean_backward(Tensor grad, Tensor? x, Tensor assignment, Tensor? weight) -> (Tensor grad_x, Tensor grad_weight)");
+  m.def("cluster_mean_backward(Tensor grad, Tensor x, Tensor assignment, Tensor? weight) -> (Tensor grad_x, Tensor grad_weight)");
+  m.def(
+      "perturbed_topk(Tensor scores, int k, int num_samples, float sigma, Tensor? seed, Tensor? noise, bool antithetic) -> Tensor");
+  m.def(
+      "perturbed_topk_backward(Tensor grad, Tensor scores, int num_samples, float sigma, Tensor? seed, Tensor? noise, bool antithetic,"
+      " bool diagonal) -> Tensor");
+  m.def("pack_frame_tokens(Tensor fine, Tensor coarse, Tensor key_index) -> (Tensor tokens, Tensor cu_frames)");
+  m.def(
+      "pack_frame_tokens_backward(Tensor grad, Tensor key_index, int num_fine, int num_coarse, int num_frames)"
+      " -> (Tensor grad_fine, Tensor grad_coarse)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dynfocus_native, CPU, m) {
@@ -27,4 +37,8 @@ STABLE_TORCH_LIBRARY_IMPL(dynfocus_native, CPU, m) {
   m.impl("spatial_prototypes", TORCH_BOX(&dynfocus::cpu::spatial_prototypes));
   m.impl("cluster_mean", TORCH_BOX(&dynfocus::cpu::cluster_mean));
   m.impl("cluster_mean_backward", TORCH_BOX(&dynfocus::cpu::cluster_mean_backward));
+  m.impl("perturbed_topk", TORCH_BOX(&dynfocus::cpu::perturbed_topk));
+  m.impl("perturbed_topk_backward", TORCH_BOX(&dynfocus::cpu::perturbed_topk_backward));
+  m.impl("pack_frame_tokens", TORCH_BOX(&dynfocus::cpu::pack_frame_tokens));
+  m.impl("pack_frame_tokens_backward", TORCH_BOX(&dynfocus::cpu::pack_frame_tokens_backward));
 }

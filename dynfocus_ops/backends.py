@@ -26,6 +26,8 @@ CPU_OPS = frozenset(
         "dpc_knn_varlen",
         "knn_log_density",
         "nearest_center",
+        "pack_frame_tokens",
+        "perturbed_topk",
         "spatial_prototypes",
     }
 )

@@ -34,4 +34,15 @@ Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clust
 std::tuple<Tensor, Tensor> cluster_mean_backward(const Tensor& grad, const std::optional<Tensor>& x, const Tensor& assignment,
                                                  const std::optional<Tensor>& weight);
 
+Tensor perturbed_topk(const Tensor& scores, int64_t k, int64_t num_samples, double sigma, const std::optional<Tensor>& seed,
+                      const std::optional<Tensor>& noise, bool antithetic);
+
+Tensor perturbed_topk_backward(const Tensor& grad, const Tensor& scores, int64_t num_samples, double sigma,
+                               const std::optional<Tensor>& seed, const std::optional<Tensor>& noise, bool antithetic, bool diagonal);
+
+std::tuple<Tensor, Tensor> pack_frame_tokens(const Tensor& fine, const Tensor& coarse, const Tensor& key_index);
+
+std::tuple<Tensor, Tensor> pack_frame_tokens_backward(const Tensor& grad, const Tensor& key_index, int64_t num_fine, int64_t num_coarse,
+                                                      int64_t num_frames);
+
 }  // namespace dynfocus::cpu

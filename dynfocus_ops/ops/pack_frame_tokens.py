@@ -47,7 +47,8 @@ def _pack_frame_tokens(fine: Tensor, coarse: Tensor, key_index: Tensor, backend:
     check_index("key_index", key_index, 0, coarse.shape[0], "the frames of coarse")
     if checks_values(key_index) and len(key_index.unique()) < len(key_index):
         raise ValueError(f"key_index is {key_index.tolist()}, it must not repeat a frame")
-    select_backend("pack_frame_tokens", backend, fine)
+    if select_backend("pack_frame_tokens", backend, fine) == "cpu":
+        return torch.ops.dynfocus_native.pack_frame_tokens(fine, coarse, key_index)
     return reference.pack_frame_tokens(fine, coarse, key_index)
 
 
@@ -57,8 +58,26 @@ def _(fine: Tensor, coarse: Tensor, key_index: Tensor, backend: str) -> tuple[Te
     return fine.new_empty((rows, fine.shape[2])), key_index.new_empty(coarse.shape[0] + 1)
 
 
+@torch.library.custom_op("dynfocus::pack_frame_tokens_backward", mutates_args=())
+def pack_frame_tokens_backward(
+    grad: Tensor, key_index: Tensor, num_fine: int, num_coarse: int, num_frames: int, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Gradients of fine [K, num_fine, D] and coarse [num_frames, num_coarse, D] from grad [K num_fine + 2 T, D]."""
+    if select_backend("pack_frame_tokens", backend, grad) == "cpu":
+        return torch.ops.dynfocus_native.pack_frame_tokens_backward(grad, key_index, num_fine, num_coarse, num_frames)
+    return reference.pack_frame_tokens_backward(grad, key_index, num_fine, num_coarse, num_frames)
+
+
+@pack_frame_tokens_backward.register_fake
+def _(
+    grad: Tensor, key_index: Tensor, num_fine: int, num_coarse: int, num_frames: int, backend: str
+) -> tuple[Tensor, Tensor]:
+    D = grad.shape[1]
+    return grad.new_empty((key_index.shape[0], num_fine, D)), grad.new_empty((num_frames, num_coarse, D))
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    fine, coarse, key_index, _ = inputs
+    fine, coarse, key_index, ctx.backend = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(key_index)
     ctx.shapes = fine.shape[1], coarse.shape[1], coarse.shape[0]
@@ -66,10 +85,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
     (key_index,) = ctx.saved_tensors
-    num_fine, num_coarse, num_frames = ctx.shapes
-    fine_rows, coarse_rows, _ = reference.packed_rows(num_fine, num_coarse, num_frames, key_index)
+    grad_fine, grad_coarse = pack_frame_tokens_backward(grad, key_index, *ctx.shapes, ctx.backend)
     needs_fine, needs_coarse, *_ = ctx.needs_input_grad
-    return grad[fine_rows] if needs_fine else None, grad[coarse_rows] if needs_coarse else None, None, None
+    return grad_fine if needs_fine else None, grad_coarse if needs_coarse else None, None, None
 
 
 _pack_frame_tokens.register_autograd(_backward, setup_context=_setup_context)

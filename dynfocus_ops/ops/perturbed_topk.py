@@ -50,7 +50,9 @@ def perturbed_topk(
     Returns:
         float32 (float64 if scores or noise are) [B, k, L]; each row sums to 1.
 
-    Memory: O(chunk L) a row for a fixed chunk of samples; no tensor of samples x k x L.
+    Memory: the result, and for the reference O(chunk L) a row for a fixed chunk of samples. The CPU kernel adds 4 MiB
+        (or the choices of one sample, 4 k bytes) and O(L) a thread; its backward pass the sums of at most 32 chunks of
+        samples, 512 L bytes a row and for all rows together 32 MiB (or one row). Never samples x L, nor samples x k.
 
     Raises:
         TypeError, ValueError: wrong types, shapes, dtypes or ranges. NaN scores are not refused: they count as
@@ -102,7 +104,8 @@ def _perturbed_topk(
     grad: str,
     backend: str,
 ) -> Tensor:
-    select_backend("perturbed_topk", backend, scores)
+    if select_backend("perturbed_topk", backend, scores) == "cpu":
+        return torch.ops.dynfocus_native.perturbed_topk(scores, k, num_samples, sigma, seed, noise, antithetic)
     return reference.perturbed_topk(scores, k, num_samples, sigma, seed, noise, antithetic)
 
 
@@ -134,7 +137,10 @@ def perturbed_topk_backward(
     backend: str,
 ) -> Tensor:
     """Gradient of the scores from grad_output [B, k, L]."""
-    select_backend("perturbed_topk", backend, scores)
+    if select_backend("perturbed_topk", backend, scores) == "cpu":
+        return torch.ops.dynfocus_native.perturbed_topk_backward(
+            grad_output, scores, num_samples, sigma, seed, noise, antithetic, grad == "diagonal"
+        ).to(scores.dtype)
     return reference.perturbed_topk_backward(grad_output, scores, num_samples, sigma, seed, noise, antithetic, grad)
 
 

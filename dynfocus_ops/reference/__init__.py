@@ -6,7 +6,7 @@ float64 is computed in float64, every other dtype in float32. Nothing here impor
 from dynfocus_ops.reference.cluster_mean import cluster_mean, cluster_mean_backward
 from dynfocus_ops.reference.dpc_knn import density_peak_distance, dpc_knn, knn_log_density, nearest_center
 from dynfocus_ops.reference.dpc_knn_varlen import dpc_knn_varlen
-from dynfocus_ops.reference.pack_frame_tokens import pack_frame_tokens, packed_rows
+from dynfocus_ops.reference.pack_frame_tokens import pack_frame_tokens, pack_frame_tokens_backward
 from dynfocus_ops.reference.perturbed_topk import perturbed_topk, perturbed_topk_backward
 from dynfocus_ops.reference.rods_pool import rods_pool, rods_pool_backward
 from dynfocus_ops.reference.spatial_prototypes import spatial_prototypes
@@ -20,7 +20,7 @@ __all__ = [
     "knn_log_density",
     "nearest_center",
     "pack_frame_tokens",
-    "packed_rows",
+    "pack_frame_tokens_backward",
     "perturbed_topk",
     "perturbed_topk_backward",
     "rods_pool",

@@ -13,6 +13,14 @@ def pack_frame_tokens(fine: Tensor, coarse: Tensor, key_index: Tensor) -> tuple[
     return tokens, cu_frames
 
 
+def pack_frame_tokens_backward(
+    grad: Tensor, key_index: Tensor, num_fine: int, num_coarse: int, num_frames: int
+) -> tuple[Tensor, Tensor]:
+    """The rows of grad [K F + T R, D] that belong to fine and to coarse."""
+    fine_rows, coarse_rows, _ = packed_rows(num_fine, num_coarse, num_frames, key_index)
+    return grad[fine_rows], grad[coarse_rows]
+
+
 def packed_rows(num_fine: int, num_coarse: int, num_frames: int, key_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where the tokens go: the rows of the fine [K, F] and of the coarse [T, R], and the frames' bounds [T + 1]."""
     extra = key_index.new_zeros(num_frames).scatter(0, key_index, num_fine)  # fine tokens of each frame

@@ -1,7 +1,8 @@
 """The perturbed top-k indicator and its gradient, over chunks of samples: no tensor of samples x k x L.
 
-The noise is drawn again in the backward pass, never kept. Z[b, s, l] is standard normal by Box-Muller, in float32, from
-the first two output words r0, r1 of Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
+The noise is drawn again in the backward pass, never kept. Z[b, s, l] is standard normal by Box-Muller, a float32 number
+(in float64, rounded; other backends are within 4 units in its last place), from the first two output words r0, r1 of
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
 The counter's low two words are the 64-bit number (b * num_samples + s) * L + l, its high two words are 0, and the key
 is the seed's low and high 32 bits:
 
@@ -107,9 +108,9 @@ def philox_normal(counter: Tensor, seed: Tensor) -> Tensor:
     """Z of the module's docstring, float32, one for each int64 counter."""
     zero = torch.zeros_like(counter)
     r0, r1, _, _ = philox4x32((counter & WORD, counter >> 32 & WORD, zero, zero), (seed & WORD, seed >> 32 & WORD))
-    u1 = ((r0 >> 8) + 1).float() * 2**-24
-    u2 = (r1 >> 8).float() * 2**-24
-    return (-2 * u1.log()).sqrt() * (2 * math.pi * u2).cos()
+    u1 = ((r0 >> 8) + 1).double() * 2**-24
+    u2 = (r1 >> 8).double() * 2**-24
+    return ((-2 * u1.log()).sqrt() * (2 * math.pi * u2).cos()).float()
 
 
 def philox4x32(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
