@@ -22,6 +22,7 @@ STABLE_TORCH_LIBRARY(dynfocus_native, m) {
   m.def(
       "perturbed_topk_backward(Tensor grad, Tensor scores, int num_samples, float sigma, Tensor? seed, Tensor? noise, bool antithetic,"
       " bool diagonal) -> Tensor");
+  m.def("perturbed_topk_noise(Tensor seed, int first, int count) -> Tensor");
   m.def("pack_frame_tokens(Tensor fine, Tensor coarse, Tensor key_index) -> (Tensor tokens, Tensor cu_frames)");
   m.def(
       "pack_frame_tokens_backward(Tensor grad, Tensor key_index, int num_fine, int num_coarse, int num_frames)"
@@ -39,6 +40,7 @@ STABLE_TORCH_LIBRARY_IMPL(dynfocus_native, CPU, m) {
   m.impl("cluster_mean_backward", TORCH_BOX(&dynfocus::cpu::cluster_mean_backward));
   m.impl("perturbed_topk", TORCH_BOX(&dynfocus::cpu::perturbed_topk));
   m.impl("perturbed_topk_backward", TORCH_BOX(&dynfocus::cpu::perturbed_topk_backward));
+  m.impl("perturbed_topk_noise", TORCH_BOX(&dynfocus::cpu::perturbed_topk_noise));
   m.impl("pack_frame_tokens", TORCH_BOX(&dynfocus::cpu::pack_frame_tokens));
   m.impl("pack_frame_tokens_backward", TORCH_BOX(&dynfocus::cpu::pack_frame_tokens_backward));
 }

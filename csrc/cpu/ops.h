@@ -40,6 +40,8 @@ Tensor perturbed_topk(const Tensor& scores, int64_t k, int64_t num_samples, doub
 Tensor perturbed_topk_backward(const Tensor& grad, const Tensor& scores, int64_t num_samples, double sigma,
                                const std::optional<Tensor>& seed, const std::optional<Tensor>& noise, bool antithetic, bool diagonal);
 
+Tensor perturbed_topk_noise(const Tensor& seed, int64_t first, int64_t count);
+
 std::tuple<Tensor, Tensor> pack_frame_tokens(const Tensor& fine, const Tensor& coarse, const Tensor& key_index);
 
 std::tuple<Tensor, Tensor> pack_frame_tokens_backward(const Tensor& grad, const Tensor& key_index, int64_t num_fine, int64_t num_coarse,

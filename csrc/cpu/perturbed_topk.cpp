@@ -10,6 +10,7 @@
 
 #include "normal_kernels.h"
 #include "ops.h"
+#include "parallel.h"
 #include "topk_kernels.h"
 #include "variants.h"
 
@@ -22,15 +23,21 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
-constexpr int64_t kTile = 4096;             // numbers of noise at a time
-constexpr int64_t kBlock = 1 << 20;         // indices kept between choosing and counting
-constexpr int64_t kSlots = 8;               // rows of counts that one thread fills at a time
-constexpr int64_t kMaxChunks = 32;          // parts of the sums over the draws of a row
-constexpr int64_t kPartialSums = 1 << 22;   // of all rows in work, in numbers
+constexpr int64_t kTile = 4096;            // numbers of noise at a time
+constexpr int64_t kBlock = 1 << 20;        // indices kept between choosing and counting
+constexpr int64_t kSlots = 8;              // rows of counts that one thread fills at a time
+constexpr int64_t kMaxChunks = 32;         // parts of the sums over the draws of a row
+constexpr int64_t kPartialSums = 1 << 22;  // of all rows in work, in numbers
+constexpr double kWorkPerNormal = 200.0;   // to draw a number and to choose, in multiplications
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 Tensor as_float(const Tensor& x) { return torch::stable::contiguous(torch::stable::to(x, ScalarType::Float)); }
+
+uint64_t value_of(const Tensor& seed) {
+  STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1, "seed must be one int64");
+  return static_cast<uint64_t>(*seed.const_data_ptr<int64_t>());
+}
 
 class Samples {
  public:
@@ -46,6 +53,7 @@ class Samples {
     STD_TORCH_CHECK(k >= 1 && k <= scores.size(1), "k is ", k, ", it must be from 1 to the length of scores, ", scores.size(1));
     STD_TORCH_CHECK(num_samples >= 1 && num_samples % signs == 0, "num_samples is ", num_samples,
                     ", it must be at least 1, and even with antithetic");
+    STD_TORCH_CHECK(sigma > 0.0, "sigma is ", sigma, ", it must be positive");
     batch = scores.size(0);
     length = scores.size(1);
     draws = num_samples / signs;
@@ -55,8 +63,8 @@ class Samples {
                           noise->size(2) == length,
                       "noise must be [B, num_samples, L], without antithetic");
     } else {
-      STD_TORCH_CHECK(seed && seed->scalar_type() == ScalarType::Long && seed->numel() == 1, "seed must be one int64, or noise given");
-      seed_ = static_cast<uint64_t>(*seed->const_data_ptr<int64_t>());
+      STD_TORCH_CHECK(seed, "seed must be one int64, or noise given");
+      seed_ = value_of(*seed);
     }
   }
 
@@ -106,43 +114,43 @@ class Samples {
 
 // Writes the choices of draws [first, last), numbered over all rows, to chosen [last - first, signs, k].
 void choose_block(const Samples& samples, int64_t first, int64_t last, int32_t* chosen) {
-  const int64_t per_draw = samples.signs * samples.k;
-  torch::stable::parallel_for(first, last, ceil_div(kTile, samples.length), [&](int64_t begin, int64_t end) {
-    Samples::Scratch scratch(samples);
-    while (begin < end) {
-      const int64_t b = begin / samples.draws, draw = begin % samples.draws;
-      const int64_t count = std::min({samples.tile_draws, samples.draws - draw, end - begin});
+  const int64_t per_draw = samples.signs * samples.k, tiles = ceil_div(last - first, samples.tile_draws);
+  const auto make_scratch = [&] { return Samples::Scratch(samples); };
+  for_each_task(tiles, kWorkPerNormal * (last - first) * samples.length, make_scratch, [&](int64_t tile, Samples::Scratch& scratch) {
+    int64_t at = first + tile * samples.tile_draws;
+    const int64_t end = std::min(last, at + samples.tile_draws);
+    while (at < end) {  // a tile may reach into the next row
+      const int64_t b = at / samples.draws, draw = at % samples.draws, count = std::min(samples.draws - draw, end - at);
       const float* z = samples.noise(b, draw, count, scratch);
       for (int64_t i = 0; i < count * samples.signs; ++i) {
         const int32_t* indices = samples.choose(b, z + i / samples.signs * samples.length, i % samples.signs, scratch);
-        std::memcpy(chosen + (begin - first) * per_draw + i * samples.k, indices, samples.k * sizeof(int32_t));
+        std::memcpy(chosen + (at - first) * per_draw + i * samples.k, indices, samples.k * sizeof(int32_t));
       }
-      begin += count;
+      at += count;
     }
   });
 }
 
-// Counts the choices of draws [first, last) into counts [B, k, L], starts a row's counts with its first draw, and turns them into means
-// with its last: in place, both are 4 bytes.
+// Counts the choices of draws [first, last) into counts [B, k, L]: starts a row with its first draw and, with its last, turns counts into
+// means, in place: both are 4 bytes.
 void count_block(const Samples& samples, int64_t first, int64_t last, const int32_t* chosen, void* counts) {
   const int64_t k = samples.k, length = samples.length, groups = ceil_div(k, kSlots);
-  const int64_t first_row = first / samples.draws, last_row = (last - 1) / samples.draws + 1;
-  torch::stable::parallel_for(first_row * groups, last_row * groups, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / groups, slot = task % groups * kSlots, slots = std::min(kSlots, k - slot);
-      int32_t* count = static_cast<int32_t*>(counts) + (b * k + slot) * length;
-      const int64_t row_begin = b * samples.draws, row_end = row_begin + samples.draws;
-      if (row_begin >= first) std::fill_n(count, slots * length, 0);
-      const int32_t* choice = chosen + (std::max(first, row_begin) - first) * samples.signs * k + slot;
-      const int32_t* end_of_choices = chosen + (std::min(last, row_end) - first) * samples.signs * k;
-      for (; choice < end_of_choices; choice += k) {
-        for (int64_t j = 0; j < slots; ++j) ++count[j * length + choice[j]];
-      }
-      if (row_end > last) continue;
-      for (int64_t i = 0; i < slots * length; ++i) {
-        const float mean = static_cast<float>(count[i]) / static_cast<float>(samples.num_samples);
-        std::memcpy(count + i, &mean, sizeof(float));
-      }
+  const int64_t first_row = first / samples.draws, rows = (last - 1) / samples.draws + 1 - first_row;
+  const double work = static_cast<double>(10 * (last - first) * samples.signs * k + rows * k * length);
+  for_each_task(rows * groups, work, [] { return 0; }, [&](int64_t task, int) {
+    const int64_t b = first_row + task / groups, slot = task % groups * kSlots, slots = std::min(kSlots, k - slot);
+    int32_t* count = static_cast<int32_t*>(counts) + (b * k + slot) * length;
+    const int64_t row_begin = b * samples.draws, row_end = row_begin + samples.draws;
+    if (row_begin >= first) std::fill_n(count, slots * length, 0);
+    const int32_t* choice = chosen + (std::max(first, row_begin) - first) * samples.signs * k + slot;
+    const int32_t* end = chosen + (std::min(last, row_end) - first) * samples.signs * k;
+    for (; choice < end; choice += k) {
+      for (int64_t j = 0; j < slots; ++j) ++count[j * length + choice[j]];
+    }
+    if (row_end > last) return;
+    for (int64_t i = 0; i < slots * length; ++i) {
+      const float mean = static_cast<float>(count[i]) / static_cast<float>(samples.num_samples);
+      std::memcpy(count + i, &mean, sizeof(float));
     }
   });
 }
@@ -205,6 +213,16 @@ void sum_diagonal(const Samples& samples, int64_t b, int64_t begin, int64_t end,
 
 }  // namespace
 
+// Z of counters first, first + 1, ...: float32 [count].
+Tensor perturbed_topk_noise(const Tensor& seed, int64_t first, int64_t count) {
+  STD_TORCH_CHECK(count >= 0, "count is ", count, ", it must be at least 0");
+  std::vector<float> z(count + kNormalsPadding);
+  normal_kernels().normals(static_cast<uint64_t>(first), value_of(seed), count, z.data());
+  Tensor noise = torch::stable::new_empty(seed, {count}, ScalarType::Float);
+  std::copy_n(z.data(), count, noise.mutable_data_ptr<float>());
+  return noise;
+}
+
 // P = 1/n sum_s P_s, P_s the index-ordered one-hot top-k of scores + sigma Z_s: float32 [B, k, L].
 Tensor perturbed_topk(const Tensor& scores, int64_t k, int64_t num_samples, double sigma, const std::optional<Tensor>& seed,
                       const std::optional<Tensor>& noise, bool antithetic) {
@@ -244,15 +262,14 @@ Tensor perturbed_topk_backward(const Tensor& grad, const Tensor& scores, int64_t
   for (int64_t first = 0; first < samples.batch; first += rows) {
     const int64_t count = std::min(rows, samples.batch - first);
     sums.assign(count * chunks * length * 2, 0.0);
-    torch::stable::parallel_for(0, count * chunks, 1, [&](int64_t begin, int64_t end) {
-      Samples::Scratch scratch(samples);
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t b = first + task / chunks, draw = task % chunks * chunk_draws;
-        const int64_t last = std::min(samples.draws, draw + chunk_draws);
-        Chunk& chunk = parts[task] = {&sums[task * length * 2], &sums[(task * 2 + 1) * length]};
-        chunk.count = last - draw;
-        (diagonal ? sum_diagonal : sum_full)(samples, b, draw, last, g + b * samples.k * length, scratch, chunk);
-      }
+    const double work = kWorkPerNormal * static_cast<double>(count * samples.draws * length);
+    const auto make_scratch = [&] { return Samples::Scratch(samples); };
+    for_each_task(count * chunks, work, make_scratch, [&](int64_t task, Samples::Scratch& scratch) {
+      const int64_t b = first + task / chunks, draw = task % chunks * chunk_draws;
+      const int64_t last = std::min(samples.draws, draw + chunk_draws);
+      parts[task] = {&sums[task * length * 2], &sums[(task * 2 + 1) * length]};
+      parts[task].count = last - draw;
+      (diagonal ? sum_diagonal : sum_full)(samples, b, draw, last, g + b * samples.k * length, scratch, parts[task]);
     });
 
     for (int64_t row = 0; row < count; ++row) {

@@ -4,7 +4,9 @@ from torch.autograd import gradcheck
 
 from dynfocus_ops import pack_frame_tokens
 
-from .support import assert_same_bits, gradients
+from .support import assert_same_bits, backends, gradients
+
+every_backend = pytest.mark.parametrize("backend", backends("pack_frame_tokens"))
 
 
 def plain(fine: torch.Tensor, coarse: torch.Tensor, key_index: torch.Tensor):
@@ -16,16 +18,17 @@ def plain(fine: torch.Tensor, coarse: torch.Tensor, key_index: torch.Tensor):
     return torch.cat(parts), torch.tensor(lengths).cumsum(0)
 
 
+@every_backend
 @pytest.mark.parametrize(
     ("T", "F", "key_index"),
     [(1, 3, [0]), (1, 3, []), (6, 4, [4, 0, 2]), (5, 1, [0, 1, 2, 3, 4]), (7, 0, [3]), (50, 38, [49, 0, 7, 48])],
 )
-def test_equals_the_definition_with_its_gradient(T: int, F: int, key_index: list[int]) -> None:
+def test_equals_the_definition_with_its_gradient(backend: str, T: int, F: int, key_index: list[int]) -> None:
     key = torch.tensor(key_index, dtype=torch.int64)
     fine, coarse = torch.randn(len(key), F, 5), torch.randn(T, 2, 5)
-    assert_same_bits(pack_frame_tokens(fine, coarse, key), plain(fine, coarse, key))
+    assert_same_bits(pack_frame_tokens(fine, coarse, key, backend=backend), plain(fine, coarse, key))
     assert_same_bits(
-        gradients(lambda f, c: pack_frame_tokens(f, c, key), (fine, coarse)),
+        gradients(lambda f, c: pack_frame_tokens(f, c, key, backend=backend), (fine, coarse)),
         [
             g if g is not None else torch.zeros_like(fine)
             for g in gradients(lambda f, c: plain(f, c, key), (fine, coarse))
@@ -41,9 +44,20 @@ def test_gradcheck() -> None:
     assert gradcheck(lambda c: pack_frame_tokens(fine.detach(), c, key)[0], (coarse,))
 
 
-def test_floats_are_promoted() -> None:
+@every_backend
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_gradient_of_one_alone(backend: str, wanted: int) -> None:
+    inputs = [torch.randn(2, 3, 5), torch.randn(4, 2, 5)]
+    inputs[wanted].requires_grad_()
+    tokens, _ = pack_frame_tokens(*inputs, torch.tensor([3, 1]), backend=backend)
+    (grad,) = torch.autograd.grad((tokens * 2).sum(), inputs[wanted])
+    assert grad.shape == inputs[wanted].shape and (grad == 2).all()
+
+
+@every_backend
+def test_floats_are_promoted(backend: str) -> None:
     fine, coarse = torch.randn(1, 2, 3).bfloat16().requires_grad_(), torch.randn(4, 2, 3)
-    tokens, cu_frames = pack_frame_tokens(fine, coarse, torch.tensor([1]))
+    tokens, cu_frames = pack_frame_tokens(fine, coarse, torch.tensor([1]), backend=backend)
     assert tokens.dtype == torch.float32 and cu_frames.tolist() == [0, 2, 6, 8, 10]
     assert torch.autograd.grad(tokens.sum(), fine)[0].dtype == torch.bfloat16
 

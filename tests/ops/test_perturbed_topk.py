@@ -5,12 +5,21 @@ import math
 import pytest
 import torch
 
-from dynfocus_ops import perturbed_topk, reference
+from dynfocus_ops import perturbed_topk, reference, use_backend
 from dynfocus_ops.reference.perturbed_topk import CHUNK, philox4x32, philox_normal
 
-from .support import LargestTensor, assert_same_bits, golden, gradients
+from .support import LargestTensor, assert_same_bits, backends, golden, gradients
 
 SEED = torch.tensor(20240607)
+
+
+@pytest.fixture(params=backends("perturbed_topk"))
+def backend(request):
+    with use_backend(request.param):
+        yield request.param
+
+
+every_backend = pytest.mark.usefixtures("backend")
 
 
 def plain(scores: torch.Tensor, k: int, noise: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -66,6 +75,7 @@ def test_noise_is_standard_normal_and_differs_by_counter_and_seed() -> None:
     assert (philox_normal(torch.arange(1000), SEED + 1).double() == z[:1000]).sum() == 0
 
 
+@every_backend
 @pytest.mark.parametrize(
     ("B", "L", "k", "n"), [(1, 1, 1, 1), (2, 5, 2, 7), (3, 9, 9, CHUNK), (2, 25, 20, 3 * CHUNK + 5)]
 )
@@ -76,6 +86,7 @@ def test_value_is_the_mean_of_the_samples(B: int, L: int, k: int, n: int) -> Non
     torch.testing.assert_close(result.double(), plain(scores, k, noise_of(SEED, B, n, L), 0.3), rtol=0, atol=1e-6)
 
 
+@every_backend
 def test_given_noise_replaces_the_draw() -> None:
     scores, noise = torch.rand(2, 9), torch.randn(2, 30, 9)
     result = perturbed_topk(scores, 4, num_samples=30, noise=noise)
@@ -84,6 +95,7 @@ def test_given_noise_replaces_the_draw() -> None:
     assert_same_bits(drawn, perturbed_topk(scores, 4, num_samples=30, noise=noise_of(SEED, 2, 30, 9)))
 
 
+@every_backend
 @pytest.mark.parametrize("n", [2, 2 * CHUNK, 2 * CHUNK + 6])
 @pytest.mark.parametrize("grad", ["full", "diagonal"])
 def test_antithetic_samples_come_in_pairs(n: int, grad: str) -> None:
@@ -112,11 +124,13 @@ def test_no_tensor_of_samples_by_k_by_length(grad: str) -> None:
     assert CHUNK * L <= largest.numbers < n * k * L / 10
 
 
+@every_backend
 def test_ties_go_to_the_lower_index() -> None:
     result = perturbed_topk(torch.zeros(1, 6), 2, num_samples=3, noise=torch.zeros(1, 3, 6))
     assert result[0].argmax(-1).tolist() == [0, 1] and result.sum() == 2
 
 
+@every_backend
 def test_order_is_that_of_the_indices() -> None:
     result = perturbed_topk(torch.tensor([[1.0, 9.0, 0.0, 5.0, 7.0]]), 3, sigma=1e-3, num_samples=10)
     assert result[0].argmax(-1).tolist() == [1, 3, 4] and result.max(-1).values.eq(1).all()
@@ -130,6 +144,7 @@ def mean_indicators(scores: torch.Tensor, k: int, sigma: float, **extra) -> torc
     return perturbed_topk(scores.expand(ROWS, -1), k, num_samples=1000, sigma=sigma, **extra).mean(0)
 
 
+@every_backend
 def test_full_gradient_is_that_of_the_expectation() -> None:
     """Against central differences with common random numbers; at these sample counts both err by a few per cent."""
     L, k, sigma, step = 8, 3, 0.5, 0.1
@@ -168,6 +183,7 @@ def test_full_gradient_of_two_scores_in_closed_form() -> None:
     torch.testing.assert_close(grad, torch.tensor([slope, -slope], dtype=torch.float64), rtol=0.03, atol=0)
 
 
+@every_backend
 @pytest.mark.parametrize(("grad", "n"), [("full", 1), ("full", 2), ("full", 70), ("diagonal", 1), ("diagonal", 70)])
 def test_gradient_is_its_formula(grad: str, n: int) -> None:
     B, L, k, sigma = 2, 6, 3, 0.2
@@ -189,6 +205,7 @@ def test_gradient_is_its_formula(grad: str, n: int) -> None:
     torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@every_backend
 def test_a_constant_in_the_gradient_adds_no_noise() -> None:
     """What the baseline is for: <G, P_s> is the same for all samples, so the gradient is exactly 0."""
     scores = torch.rand(2, 9, requires_grad=True)
@@ -197,6 +214,7 @@ def test_a_constant_in_the_gradient_adds_no_noise() -> None:
         assert torch.autograd.grad(2 * P.sum(), scores)[0].abs().max() == 0
 
 
+@every_backend
 @pytest.mark.parametrize("name", ["perturbed_topk_paper", "perturbed_topk_tight"])
 def test_golden_value_and_diagonal_gradient(name: str) -> None:
     tensors, metadata = golden(name)
@@ -214,6 +232,7 @@ def test_golden_value_and_diagonal_gradient(name: str) -> None:
     torch.testing.assert_close(grad, tensors["grad_scores"], rtol=1e-4, atol=1e-4)
 
 
+@every_backend
 def test_seed_comes_from_torch() -> None:
     scores = torch.rand(1, 12)
     torch.manual_seed(5)
@@ -230,6 +249,7 @@ def test_a_draw_inside_a_compiled_function_differs_from_call_to_call() -> None:
     assert not torch.equal(compiled(scores), compiled(scores))
 
 
+@every_backend
 def test_rows_of_other_samples_change_no_bit() -> None:
     scores = torch.rand(3, 12)
     expected = perturbed_topk(scores, 4, seed=SEED), gradients(lambda s: perturbed_topk(s, 4, seed=SEED), (scores,))[0]
