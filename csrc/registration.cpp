@@ -16,7 +16,6 @@ STABLE_TORCH_LIBRARY(dynfocus_native, m) {
   m.def("spatial_prototypes(Tensor x, int[] num_clusters, int[] k) -> (Tensor prototypes, Tensor assignments)");
   m.def("cluster_mean(Tensor x, Tensor assignment, int num_clusters, Tensor? weight) -> Tensor");
   m.def("cluster_mean_backward(Tensor grad, Tensor? x, Tensor assignment, Tensor? weight) -> (Tensor grad_x, Tensor grad_weight)");
-  m.def("cluster_mean_backward(Tensor grad, Tensor x, Tensor assignment, Tensor? weight) -> (Tensor grad_x, Tensor grad_weight)");
   m.def(
       "perturbed_topk(Tensor scores, int k, int num_samples, float sigma, Tensor? seed, Tensor? noise, bool antithetic) -> Tensor");
   m.def(
