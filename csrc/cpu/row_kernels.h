@@ -27,8 +27,9 @@ struct RowKernels {
   void (*keep_smaller)(const float* row, int32_t own_label, int64_t n, float* best, int32_t* label);
 };
 
-// An entry's error is some 2^-22 of the sum of the two squares: a trusted one's then at most 2^-20 of itself.
-constexpr float kTrust = 4.0f;
+// An entry's error is at most some 2^-21 of the sum of the two squares (2^-23 on average): a trusted one's then 2^-18 of itself, about
+// what a plain sum of 64 squares is off by.
+constexpr float kTrust = 8.0f;
 
 const RowKernels& row_kernels();
 
