@@ -1,0 +1,57 @@
+"""HoliTom's methods, which LightCompress shares: centres and distances, and the merge that follows."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynfocus_ops.dropin.clustering import cluster, cluster_matrix, distances, draw_noise
+from dynfocus_ops.ops.cluster_mean import cluster_mean
+from dynfocus_ops.ops.nearest_center import nearest_center
+
+
+@torch.no_grad()
+def cluster_dpc_knn(self: Any, x: Tensor, cluster_num: int, k: int = 7, *, noise: bool = True) -> tuple[Tensor, Tensor]:
+    """(centres [B, cluster_num] in descending score, distances |x_i - x_j| / sqrt(C) [B, N, N]) in float32."""
+    distance = distances(x)
+    return cluster_matrix(distance, cluster_num, k, draw_noise(x, torch.float32, noise)).centers, distance
+
+
+def merge_tokens_by_clustering(
+    self: Any, feat: Tensor, target_indices: Tensor, dist_matrix: Tensor, cluster_num: int, Beta: float
+) -> Tensor:
+    """Centres feat[target_indices] [B, cluster_num], each mixed with the mean of the tokens nearest to it."""
+    nearest = dist_matrix.gather(2, target_indices.unsqueeze(1).expand(-1, feat.shape[1], -1)).argmin(-1)
+    return mix(feat, target_indices, nearest, cluster_num, Beta)
+
+
+def merge_tokens_by_density(
+    self: Any, feat: Tensor, pos: Tensor, retain_ratio: float, Beta: float, K: int, *, noise: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Both of the above in one, for a share `retain_ratio` of the tokens: no distance matrix.
+
+    Returns:
+        tokens [B, round(N retain_ratio), C] in the order of their positions; pos [B, N] of their centres.
+    """
+    cluster_num = round(feat.shape[1] * retain_ratio)
+    if cluster_num == 0:
+        return feat.new_empty(len(feat), 0, feat.shape[2], dtype=torch.get_default_dtype()), pos.new_empty(
+            len(feat), 0, dtype=torch.get_default_dtype()
+        )
+    draw = draw_noise(feat, torch.float32, noise)
+    with torch.no_grad():
+        centers = cluster(feat, cluster_num, min(K, cluster_num), draw).centers.sort(-1).values
+        nearest = nearest_center(feat, centers)
+    return mix(feat, centers, nearest, cluster_num, Beta), pos.gather(1, centers)
+
+
+def mix(feat: Tensor, centers: Tensor, nearest: Tensor, cluster_num: int, beta: float) -> Tensor:
+    """beta centre + (1 - beta) mean of the others of its cluster; with NO_BETA set, the mean of all; alone, itself."""
+    center = feat.gather(1, centers.unsqueeze(-1).expand(-1, -1, feat.shape[-1]))
+    if os.environ.get("NO_BETA", "0") != "0":
+        number = torch.arange(cluster_num, device=feat.device).expand_as(centers)
+        return cluster_mean(feat, nearest.scatter(1, centers, number), cluster_num)
+    others = nearest.scatter(1, centers, -1)
+    alone = (others.unsqueeze(1) != torch.arange(cluster_num, device=feat.device).unsqueeze(1)).all(-1, keepdim=True)
+    return torch.where(alone, center, beta * center + (1 - beta) * cluster_mean(feat, others, cluster_num))

@@ -1,0 +1,39 @@
+"""The copies' weighted mean, differentiable in x and w: y_c = sum_i x_i w_i / W_c with W_c = epsilon + sum_i w_i."""
+
+from typing import Any
+
+from torch import Tensor
+
+from dynfocus_ops.checks import check_finite
+from dynfocus_ops.ops.cluster_mean import cluster_mean
+
+EPSILON = 1e-6
+
+
+def merge(
+    x: Tensor, labels: Tensor, num_clusters: int, weight: Tensor | None, epsilon: float = EPSILON
+) -> tuple[Tensor, Tensor]:
+    """(y [B, num_clusters, C], w_i / W_c of each point [B, N, 1]) of x [B, N, C], labels [B, N], weight [B, N, 1]."""
+    weights = x.new_ones(*labels.shape, 1) if weight is None else weight
+    if weight is not None:
+        check_finite("token_weight", weight, None)
+    index = labels.unsqueeze(-1)
+    sums = weights.new_zeros(len(x), num_clusters, 1).scatter_add(1, index, weights)
+    total = sums + epsilon
+    mean = cluster_mean(x, labels, num_clusters, None if weight is None else weight.squeeze(-1))
+    return mean * (sums / total).to(x.dtype), weights / total.gather(1, index)
+
+
+def merge_dict(
+    token_dict: dict[str, Any], labels: Tensor, num_clusters: int, weight: Tensor | None, extra: dict[str, Any]
+) -> dict[str, Any]:
+    """The dictionary form: maps the original tokens (idx_token [B, N0], agg_weight [B, N0, 1]) to the merged ones."""
+    merged, share = merge(token_dict["x"], labels, num_clusters, weight)
+    original = token_dict["idx_token"].to(labels.device).expand(len(labels), -1)  # Chat-UniVi keeps it on the CPU
+    return {
+        "x": merged,
+        "token_num": num_clusters,
+        **extra,
+        "idx_token": labels.gather(1, original),
+        "agg_weight": token_dict["agg_weight"] * share.gather(1, original.unsqueeze(-1)),
+    }

@@ -1,0 +1,10 @@
+"""In LightCompress' dialect: SparseVLM's function that returns its centres too."""
+
+from .formula import centers_and_labels, weighted_sums
+
+
+def cluster_and_merge(x, cluster_num):
+    distance = (x.unsqueeze(2) - x.unsqueeze(1)).norm(dim=-1, p=2) / x.shape[-1] ** 0.5
+    centers, labels = centers_and_labels(distance, cluster_num, cluster_num)
+    merged, _ = weighted_sums(x, labels, cluster_num, x.new_ones(*x.shape[:2], 1))
+    return merged, centers

@@ -1,0 +1,11 @@
+"""In SparseVLM's dialect: clusters and means in one function, everything in the dtype of x, differentiable."""
+
+from .formula import centers_and_labels, weighted_sums
+
+
+def cluster_and_merge(x, cluster_num):
+    difference = x.unsqueeze(2) - x.unsqueeze(1)
+    distance = difference.norm(dim=-1, p=2) / x.shape[-1] ** 0.5
+    _, labels = centers_and_labels(distance, cluster_num, cluster_num)
+    merged, _ = weighted_sums(x, labels, cluster_num, x.new_ones(*x.shape[:2], 1))
+    return merged
