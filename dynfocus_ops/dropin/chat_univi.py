@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynfocus_ops.dropin.clustering import cluster, draw_noise
+from dynfocus_ops.dropin.clustering import at_most_float32, cluster, draw_noise
 from dynfocus_ops.dropin.merging import merge_dict
 
 
@@ -14,7 +14,7 @@ def cluster_dpc_knn(
     token_dict: dict[str, Any], cluster_num: int, k: int = 5, token_mask: Tensor | None = None, *, noise: bool = True
 ) -> tuple[Tensor, int]:
     """As `tcformer.cluster_dpc_knn`, in float32."""
-    x = token_dict["x"]
+    x = at_most_float32(token_dict["x"])
     mask = None if token_mask is None else token_mask > 0
     return cluster(x, cluster_num, k, draw_noise(x, torch.float32, noise), mask).labels, cluster_num
 

@@ -29,7 +29,12 @@ class Clusters(NamedTuple):
 
 def own_dtype(x: Tensor) -> torch.dtype:
     """What cdist(x, x) returns, and so the density's dtype, where a copy does not ask for float32."""
-    return torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
+    return torch.promote_types(x.dtype, torch.float32) if torch.is_autocast_enabled(x.device.type) else x.dtype
+
+
+def at_most_float32(x: Tensor) -> Tensor:
+    """x for the copies that compute in float32; half precision may stay, since its products are exact there."""
+    return x.float() if x.dtype == torch.float64 else x
 
 
 def draw_noise(x: Tensor, dtype: torch.dtype, wanted: bool) -> Tensor | None:
@@ -91,6 +96,7 @@ def cluster_matrix(
     empty_to_nearest: bool = False,
 ) -> Clusters:
     """`cluster` from distances [B, N, N], in their dtype."""
+    num_clusters, k = operator.index(num_clusters), operator.index(k)
     check_int("num_clusters", num_clusters, 1, distance.shape[1], "the number of points")
     check_int("k", k, 1, distance.shape[1], "the number of points")
     if mask is not None:  # columns only; the maximum is the whole batch's

@@ -48,6 +48,7 @@ REPLACEMENTS = [
     Replacement("hbi", hbi.cluster_dpc_knn, probes.cluster_dict),
     Replacement("hbi", hbi.merge_tokens, probes.merge_dict),
     Replacement("prunevid", prunevid.cluster_dpc_knn, probes.also_in_bfloat16(probes.cluster_tensor)),
+    Replacement("lightcompress", lightcompress.cluster_dpc_knn, probes.also_in_bfloat16(probes.cluster_tensor)),
     Replacement("ermvp", ermvp.cluster_dpc_knn, probes.cluster_tensor),
     Replacement("ermvp", ermvp.merge_tokens, probes.merge_tensor),
     Replacement("hot", hot.cluster_dpc_knn, probes.cluster_tensor),

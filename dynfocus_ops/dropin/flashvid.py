@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dynfocus_ops.dropin.clustering import cluster, draw_noise
+from dynfocus_ops.dropin.clustering import at_most_float32, cluster, draw_noise
 
 
 @torch.no_grad()
@@ -20,5 +20,5 @@ def dpc_knn(
         int64 labels [B, N], centres [B, num_clusters], in descending order of the centres' scores.
     """
     draw = draw_noise(features, torch.float32, noise)
-    labels, centers = cluster(features, num_clusters, k, draw, valid_token_mask, empty_to_nearest=True)
+    labels, centers = cluster(at_most_float32(features), num_clusters, k, draw, valid_token_mask, empty_to_nearest=True)
     return labels, centers

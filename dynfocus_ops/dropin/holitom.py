@@ -6,15 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynfocus_ops.dropin.clustering import cluster, cluster_matrix, distances, draw_noise
+from dynfocus_ops.dropin.clustering import at_most_float32, cluster, cluster_matrix, distances, draw_noise
 from dynfocus_ops.ops.cluster_mean import cluster_mean
-from dynfocus_ops.ops.nearest_center import nearest_center
 
 
 @torch.no_grad()
 def cluster_dpc_knn(self: Any, x: Tensor, cluster_num: int, k: int = 7, *, noise: bool = True) -> tuple[Tensor, Tensor]:
     """(centres [B, cluster_num] in descending score, distances |x_i - x_j| / sqrt(C) [B, N, N]) in float32."""
-    distance = distances(x)
+    distance = distances(at_most_float32(x))
     return cluster_matrix(distance, cluster_num, k, draw_noise(x, torch.float32, noise)).centers, distance
 
 
@@ -36,13 +35,15 @@ def merge_tokens_by_density(
     """
     cluster_num = round(feat.shape[1] * retain_ratio)
     if cluster_num == 0:
-        return feat.new_empty(len(feat), 0, feat.shape[2], dtype=torch.get_default_dtype()), pos.new_empty(
-            len(feat), 0, dtype=torch.get_default_dtype()
-        )
-    draw = draw_noise(feat, torch.float32, noise)
+        nothing = torch.empty(
+            len(feat), 0, feat.shape[2], device=feat.device
+        )  # in the default dtype, as the original's
+        return nothing, nothing[..., 0]
     with torch.no_grad():
-        centers = cluster(feat, cluster_num, min(K, cluster_num), draw).centers.sort(-1).values
-        nearest = nearest_center(feat, centers)
+        draw = draw_noise(feat, torch.float32, noise)
+        by_score = cluster(at_most_float32(feat), cluster_num, min(K, cluster_num), draw)
+        centers, order = by_score.centers.sort(-1)
+        nearest = order.argsort(-1).gather(1, by_score.labels)
     return mix(feat, centers, nearest, cluster_num, Beta), pos.gather(1, centers)
 
 

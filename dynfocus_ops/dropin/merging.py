@@ -1,5 +1,6 @@
 """The copies' weighted mean, differentiable in x and w: y_c = sum_i x_i w_i / W_c with W_c = epsilon + sum_i w_i."""
 
+import operator
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ def merge(
     x: Tensor, labels: Tensor, num_clusters: int, weight: Tensor | None, epsilon: float = EPSILON
 ) -> tuple[Tensor, Tensor]:
     """(y [B, num_clusters, C], w_i / W_c of each point [B, N, 1]) of x [B, N, C], labels [B, N], weight [B, N, 1]."""
+    num_clusters = operator.index(num_clusters)
     weights = x.new_ones(*labels.shape, 1) if weight is None else weight
     if weight is not None:
         check_finite("token_weight", weight, None)

@@ -25,6 +25,7 @@ def points() -> Iterator[tuple[str, Tensor, int, int]]:
     yield "tokens", draw(2, 40, 16), 6, 5
     yield "few tokens", draw(3, 9, 8, seed=1), 3, 4
     yield "tokens so far apart that the noise ranks them", 40 * draw(2, 40, 16, seed=2), 6, 5
+    yield "tokens about as dense as the noise", 5 * draw(2, 40, 16, seed=12), 6, 5
     yield "as many clusters as tokens", draw(1, 7, 8, seed=3), 7, 3
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dynfocus_ops.dropin.clustering import cluster, draw_noise
+from dynfocus_ops.dropin.clustering import at_most_float32, cluster, draw_noise
 
 
 @torch.no_grad()
@@ -12,4 +12,4 @@ def cluster_dpc_knn(
 ) -> tuple[Tensor, int]:
     """Density-peaks clustering of x [B, N, C]; arguments and results as `tcformer.cluster_dpc_knn`."""
     mask = None if token_mask is None else token_mask > 0
-    return cluster(x, cluster_num, k, draw_noise(x, torch.float32, noise), mask).labels, cluster_num
+    return cluster(at_most_float32(x), cluster_num, k, draw_noise(x, torch.float32, noise), mask).labels, cluster_num

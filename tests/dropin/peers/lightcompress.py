@@ -1,6 +1,9 @@
 """In LightCompress' dialect: SparseVLM's function that returns its centres too."""
 
 from .formula import centers_and_labels, weighted_sums
+from .prunevid import cluster_dpc_knn
+
+__all__ = ["cluster_and_merge", "cluster_dpc_knn"]
 
 
 def cluster_and_merge(x, cluster_num):
