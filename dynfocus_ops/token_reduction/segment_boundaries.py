@@ -1,0 +1,41 @@
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from dynfocus_ops.checks import check_finite, check_int, check_not_empty, check_tensor, score_dtype
+
+
+def segment_boundaries(
+    frames: Tensor, threshold: float = 0.9, *, min_segments: int = 1, num_smallest: int = 0
+) -> Tensor:
+    """Where a video falls into segments: between frames that are less similar than `threshold`.
+
+    A cut lies between frames t and t + 1 where cos(frame_t, frame_t+1) < threshold; also where the cosine is among the
+    `num_smallest` (FastVID: 7), and where it is among the smallest of the rest, until there are `min_segments`
+    (FlashVID: 8). Of equal cosines the earlier is the smaller. No more segments than frames.
+
+    Args:
+        frames: [T, C], float: one vector per frame, such as the mean of its tokens.
+
+    Returns:
+        int64 [S + 1], from 0 to T: the bounds of the segments, `cu_seqlens` of `dpc_knn_varlen`; S depends on the
+        values, so a GPU is waited for.
+
+    Raises:
+        TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also NaN or infinity.
+
+    Source: dynamic segmentation of FastVID (NeurIPS 2025) and FlashVID.
+    """
+    check_tensor("frames", frames, "[T, C]")
+    check_not_empty("frames", frames)
+    check_int("min_segments", min_segments, 1)
+    check_int("num_smallest", num_smallest, 0)
+    check_finite("frames", frames, None)
+    points = frames.detach().to(score_dtype(frames))
+    similarity = cosine_similarity(points[:-1], points[1:], dim=-1)
+    rank = similarity.argsort(stable=True).argsort()
+    cuts = (similarity < threshold) | (rank < num_smallest)
+    others = similarity.masked_fill(cuts, torch.inf).argsort(stable=True).argsort()
+    cuts |= others < min_segments - 1 - cuts.sum()
+    starts = cuts.nonzero().flatten() + 1
+    return torch.cat([starts.new_zeros(1), starts, starts.new_full((1,), len(frames))])
