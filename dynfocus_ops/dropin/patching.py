@@ -216,11 +216,17 @@ class Stand:
         return MethodType(value, self) if isinstance(value, FunctionType) else value
 
 
-def holders(function: FunctionType, owner: ModuleType | type) -> Iterator[tuple[ModuleType | type, str]]:
-    """Every loaded module, and the class itself, under whose names `function` is found."""
+def holders(function: FunctionType, owner: ModuleType | type) -> list[tuple[ModuleType | type, str]]:
+    """Every loaded module that holds `function` under any name, and every class of one that does under its own."""
     modules = [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
-    for holder in dict.fromkeys([owner, *modules]):
-        yield from ((holder, name) for name, value in list(vars(holder).items()) if value is function)
+    found: dict[tuple[ModuleType | type, str], None] = {}
+    for holder in [owner, *modules]:
+        for name, value in list(vars(holder).items()):
+            if value is function:
+                found[holder, name] = None
+            elif isinstance(value, type) and vars(value).get(function.__name__) is function:
+                found[value, function.__name__] = None
+    return list(found)
 
 
 def title(owner: ModuleType | type) -> str:

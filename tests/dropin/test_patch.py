@@ -135,6 +135,17 @@ def test_methods_through_a_subclass_and_an_instance():
         assert merger.cluster_dpc_knn is original
 
 
+def test_also_where_it_was_given_to_another_class(monkeypatch):
+    """As projects that compress tokens graft their methods on a model's class."""
+    holitom, grafted = peer("holitom"), type("Grafted", (), {})
+    grafted.cluster_dpc_knn = original = holitom.Holistic.cluster_dpc_knn
+    monkeypatch.setattr(holitom, "Grafted", grafted, raising=False)
+    for target in (holitom, holitom.Holistic, grafted):
+        with patch(target):
+            assert grafted.cluster_dpc_knn is holitom.Holistic.cluster_dpc_knn is not original
+        assert grafted.cluster_dpc_knn is holitom.Holistic.cluster_dpc_knn is original
+
+
 def test_restored_when_the_block_raises():
     original = peer_tcformer.cluster_dpc_knn
     with pytest.raises(KeyError), patch(peer_tcformer):
