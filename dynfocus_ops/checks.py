@@ -100,7 +100,10 @@ def check_enough_points(name: str, wanted: int, mask: Tensor | None) -> None:
 
 
 def check_noise(noise: Tensor | None, mask: Tensor | None) -> None:
-    if noise is not None and checks_values(noise):
+    if noise is None or not checks_values(noise):
+        return
+    smallest, largest = (float(value) for value in noise.aminmax())  # NaN if any is
+    if not 0 <= smallest <= largest < math.inf:
         where = first_valid(~noise.isfinite() | (noise < 0), mask)
         if where is not None:
             value = float(noise[tuple(where)])
