@@ -13,13 +13,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dynfocus_ops.backends import select_backend
-from dynfocus_ops.checks import check_finite, check_int, check_points, checks_values
+from dynfocus_ops.checks import check_int, check_points, checks_values
+from dynfocus_ops.ops.density_peak_distance import density_peak_distance
 from dynfocus_ops.ops.dpc_knn import dpc_knn
 from dynfocus_ops.ops.nearest_center import nearest_center
 
 NOISE = 1e-6
+DIRECT = 25  # up to so many points cdist takes differences
 
 
 class Clusters(NamedTuple):
@@ -53,7 +56,6 @@ def cluster(
     mask: Tensor | None = None,
     *,
     empty_to_nearest: bool = False,
-    strict: bool = False,
 ) -> Clusters:
     """Clusters of x [B, N, C].
 
@@ -61,16 +63,41 @@ def cluster(
         noise: added to the density [B, N].
         mask: bool [B, N], False for empty tokens: no one's neighbour, and with density 0.
         empty_to_nearest: whether empty tokens join their nearest centre, else cluster 0.
-        strict: whether exact ties of density count, as they do without noise.
     """
     num_clusters, k = operator.index(num_clusters), operator.index(k)
-    if not runs_natively(x) or too_few(mask, max(num_clusters, k)):
+    if not runs_natively(x):
         return cluster_matrix(distances(x), num_clusters, k, noise, mask, empty_to_nearest=empty_to_nearest)
-    labels, centers, log_density, _ = dpc_knn(x, num_clusters, k, mask=mask, noise=noise)
-    if strict and bool((log_density.exp().sort(-1).values.diff() == 0).any()):
-        return cluster_matrix(distances(x), num_clusters, k, noise, mask, empty_to_nearest=empty_to_nearest)
-    if mask is not None:
-        labels = nearest_center(x, centers) if empty_to_nearest else labels.clamp_(min=0)
+    if mask is None:
+        labels, centers, _, _ = dpc_knn(x, num_clusters, k, noise=noise)
+        return Clusters(labels, centers)
+    few = mask.sum(-1) < max(num_clusters, k)
+    if bool(few.any()):
+        return cluster_with_few(x, num_clusters, k, noise, mask, few, empty_to_nearest)
+    labels, centers, _, _ = dpc_knn(x, num_clusters, k, mask=mask, noise=noise)
+    return Clusters(nearest_center(x, centers) if empty_to_nearest else labels.clamp_(min=0), centers)
+
+
+def cluster_with_few(
+    x: Tensor, num_clusters: int, k: int, noise: Tensor | None, mask: Tensor, few: Tensor, empty_to_nearest: bool
+) -> Clusters:
+    """`cluster` where the samples that `few` [B] marks have fewer valid points than clusters or neighbours."""
+    fill = None
+    if bool((mask.sum(-1) < k).any()):  # then empty tokens are among the neighbours, at a distance of the whole batch
+        fill = density_peak_distance(x, torch.zeros(mask.shape, device=x.device))[0].max() + 1
+    rows = few.nonzero().flatten()
+    by_matrix = cluster_matrix(
+        distances(x[rows]),
+        num_clusters,
+        k,
+        None if noise is None else noise[rows],
+        mask[rows],
+        fill=fill,
+        empty_to_nearest=empty_to_nearest,
+    )
+    if len(rows) == len(x):
+        return by_matrix
+    labels, centers = cluster(x, num_clusters, k, noise, mask | few.unsqueeze(1), empty_to_nearest=empty_to_nearest)
+    labels[rows], centers[rows] = by_matrix
     return Clusters(labels, centers)
 
 
@@ -85,6 +112,30 @@ def cluster_without(x: Tensor, num_clusters: int, k: int, noise: Tensor | None, 
     return Clusters(nearest_center(x, centers), centers)
 
 
+def cluster_strictly(x: Tensor, num_clusters: int, k: int) -> Clusters:
+    """`cluster` of one sample without noise, where exact ties of density count: neither point is the other's denser."""
+    num_clusters, k = operator.index(num_clusters), operator.index(k)
+    if not runs_natively(x):
+        return cluster_matrix(distances(x), num_clusters, k, None)
+    check_int("num_clusters", num_clusters, 1, x.shape[1], "the number of points")
+    labels, centers, log_density, delta = dpc_knn(x, num_clusters, k)
+    density = log_density[0].exp()
+    order = density.argsort(descending=True)
+    repeats = density[order].diff() == 0
+    tied = order[pad(repeats, (1, 0)) | pad(repeats, (0, 1))]
+    tied = tied[density[tied] > 0]  # a vanishing density makes a vanishing score, whatever its delta
+    if len(tied) > 0:
+        denser = density > density[tied].unsqueeze(1)
+        points = x[0].float()
+        distance = torch.cdist(points[tied], points).div_(x.shape[2] ** 0.5)
+        nearest = torch.where(denser, distance, delta.max()).amin(-1)
+        delta = delta.index_copy(1, tied, nearest.unsqueeze(0))
+    if len(tied) > 0 or bool(density[order[-1]] == 0):
+        centers = highest(density * delta, num_clusters)
+        labels = nearest_center(x, centers)
+    return Clusters(labels, centers)
+
+
 def cluster_matrix(
     distance: Tensor,
     num_clusters: int,
@@ -92,37 +143,57 @@ def cluster_matrix(
     noise: Tensor | None,
     mask: Tensor | None = None,
     *,
+    fill: Tensor | None = None,
     excluded: Any = None,
     empty_to_nearest: bool = False,
 ) -> Clusters:
-    """`cluster` from distances [B, N, N], in their dtype."""
+    """`cluster` from distances [B, N, N], in their dtype; `fill` is the distance to an empty token, by default the
+    largest of all plus 1."""
+    if mask is not None:  # columns only
+        distance = torch.where(mask.unsqueeze(1), distance, distance.max() + 1 if fill is None else fill)
+    centers = matrix_centers(distance, num_clusters, k, noise, mask, excluded)
+    if empty_to_nearest:
+        to_centers = distance.gather(2, centers.unsqueeze(1).expand(-1, distance.shape[1], -1)).mT
+    else:  # the columns of empty tokens tie, and go to cluster 0
+        to_centers = distance.gather(1, centers.unsqueeze(2).expand(-1, -1, distance.shape[2]))
+    number = torch.arange(centers.shape[1], device=centers.device).expand_as(centers)
+    return Clusters(to_centers.argmin(1).scatter_(1, centers, number), centers)
+
+
+def matrix_centers(
+    distance: Tensor, num_clusters: int, k: int, noise: Tensor | None, mask: Tensor | None = None, excluded: Any = None
+) -> Tensor:
     num_clusters, k = operator.index(num_clusters), operator.index(k)
     check_int("num_clusters", num_clusters, 1, distance.shape[1], "the number of points")
     check_int("k", k, 1, distance.shape[1], "the number of points")
-    if mask is not None:  # columns only; the maximum is the whole batch's
-        distance = torch.where(mask.unsqueeze(1), distance, distance.max() + 1)
+    farthest = distance.amax((1, 2), keepdim=True)
+    if checks_values(farthest) and not float(farthest.max()) < torch.inf:
+        raise ValueError("x has NaN or infinity, or values too large for finite distances, it must be finite")
     density = distance.topk(k, largest=False).values.square_().mean(-1).neg_().exp_()
     if noise is not None:
         density += noise
     if mask is not None:
         density *= mask
     denser = density.unsqueeze(1) > density.unsqueeze(2)
-    farthest = distance.flatten(1).amax(-1)[:, None, None]
-    centers = highest(torch.where(denser, distance, farthest).amin(-1).mul_(density), num_clusters, excluded)
-    if empty_to_nearest:
-        to_centers = distance.gather(2, centers.unsqueeze(1).expand(-1, distance.shape[1], -1)).mT
-    else:  # the columns of empty tokens tie, and go to cluster 0
-        to_centers = distance.gather(1, centers.unsqueeze(2).expand(-1, -1, distance.shape[2]))
-    number = torch.arange(num_clusters, device=centers.device).expand_as(centers)
-    return Clusters(to_centers.argmin(1).scatter_(1, centers, number), centers)
+    return highest(torch.where(denser, distance, farthest).amin(-1).mul_(density), num_clusters, excluded)
 
 
 def distances(x: Tensor) -> Tensor:
-    """|x_i - x_j| / sqrt(C) [B, N, N], at least in float32."""
+    """|x_i - x_j| / sqrt(C) [B, N, N], at least in float32, bit for bit by cdist's way, on whose rounding some choices
+    rest: of few points by differences, of more as [-2 x, |x|^2, 1] [x, 1, |x|^2]^T, made here with fewer copies."""
     check_points(x, "[B, N, C]")
-    check_finite("x", x, None)
-    points = x if x.dtype == torch.float64 else x.float()
-    return torch.cdist(points, points).div_(x.shape[-1] ** 0.5)
+    scale = x.shape[-1] ** 0.5
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if x.shape[1] <= DIRECT:
+        points = x.to(dtype)
+        return torch.cdist(points, points).div_(scale)
+    left, right = x.new_empty(2, *x.shape[:2], x.shape[2] + 2, dtype=dtype)
+    points = right[..., :-2].copy_(x)
+    torch.mul(points, -2, out=left[..., :-2])
+    right[..., -1] = left[..., -2] = points.square().sum(-1)
+    right[..., -2] = left[..., -1] = 1
+    with torch.autocast(x.device.type, enabled=False):  # which spares cdist, but not a product
+        return torch.bmm(left, right.mT).clamp_min_(0).sqrt_().div_(scale)
 
 
 def highest(score: Tensor, num_clusters: int, excluded: Any = None) -> Tensor:
@@ -134,8 +205,3 @@ def highest(score: Tensor, num_clusters: int, excluded: Any = None) -> Tensor:
 
 def runs_natively(x: Tensor) -> bool:
     return select_backend("dpc_knn", "auto", x) != "reference"
-
-
-def too_few(mask: Tensor | None, wanted: int) -> bool:
-    """Whether a sample has fewer valid points than wanted; on a device, where to look would wait for it, always."""
-    return mask is not None and (not checks_values(mask) or int(mask.sum(-1).min()) < wanted)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynfocus_ops.dropin.clustering import at_most_float32, cluster, cluster_matrix, distances, draw_noise
+from dynfocus_ops.dropin.clustering import at_most_float32, cluster, distances, draw_noise, matrix_centers
 from dynfocus_ops.ops.cluster_mean import cluster_mean
 
 
@@ -14,7 +14,7 @@ from dynfocus_ops.ops.cluster_mean import cluster_mean
 def cluster_dpc_knn(self: Any, x: Tensor, cluster_num: int, k: int = 7, *, noise: bool = True) -> tuple[Tensor, Tensor]:
     """(centres [B, cluster_num] in descending score, distances |x_i - x_j| / sqrt(C) [B, N, N]) in float32."""
     distance = distances(at_most_float32(x))
-    return cluster_matrix(distance, cluster_num, k, draw_noise(x, torch.float32, noise)).centers, distance
+    return matrix_centers(distance, cluster_num, k, draw_noise(x, torch.float32, noise)), distance
 
 
 def merge_tokens_by_clustering(
@@ -49,7 +49,7 @@ def merge_tokens_by_density(
 
 def mix(feat: Tensor, centers: Tensor, nearest: Tensor, cluster_num: int, beta: float) -> Tensor:
     """beta centre + (1 - beta) mean of the others of its cluster; with NO_BETA set, the mean of all; alone, itself."""
-    center = feat.gather(1, centers.unsqueeze(-1).expand(-1, -1, feat.shape[-1]))
+    center = feat[torch.arange(len(feat), device=feat.device).unsqueeze(1), centers]
     if os.environ.get("NO_BETA", "0") != "0":
         number = torch.arange(cluster_num, device=feat.device).expand_as(centers)
         return cluster_mean(feat, nearest.scatter(1, centers, number), cluster_num)

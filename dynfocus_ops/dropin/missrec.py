@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dynfocus_ops.dropin.clustering import cluster
+from dynfocus_ops.dropin.clustering import cluster_strictly
 from dynfocus_ops.dropin.merging import merge
 
 EPSILON = 1e-4
@@ -29,6 +29,6 @@ def cluster_dpc_knn(
     points = all_tokens.to(device or all_tokens.device).unsqueeze(0)
     weight = None if token_weight is None else token_weight.to(points.device).view(1, -1, 1)
     # Without noise exact duplicates tie, so that neither is the other's denser point: both can be centres.
-    labels, _ = cluster(points, cluster_num, local_size, None, strict=True)
+    labels, _ = cluster_strictly(points, cluster_num, local_size)
     centroids, _ = merge(points, labels, cluster_num, weight, EPSILON)
     return labels[0].to(all_tokens.device), centroids[0].to(all_tokens.device)

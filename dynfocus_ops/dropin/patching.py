@@ -224,7 +224,7 @@ def holders(function: FunctionType, owner: ModuleType | type) -> list[tuple[Modu
         for name, value in list(vars(holder).items()):
             if value is function:
                 found[holder, name] = None
-            elif isinstance(value, type) and vars(value).get(function.__name__) is function:
+            elif issubclass(type(value), type) and vars(value).get(function.__name__) is function:
                 found[value, function.__name__] = None
     return list(found)
 

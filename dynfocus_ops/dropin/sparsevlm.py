@@ -7,7 +7,7 @@ noise is lost. So that the same ties decide, the same is done here, but each pai
 import torch
 from torch import Tensor
 
-from dynfocus_ops.checks import check_finite, check_points
+from dynfocus_ops.checks import check_points
 from dynfocus_ops.dropin.clustering import NOISE, Clusters, cluster, cluster_matrix, draw_noise
 from dynfocus_ops.dropin.merging import merge
 
@@ -28,7 +28,6 @@ def clusters(x: Tensor, cluster_num: int, noise: bool) -> Clusters:
 def rounded_distances(x: Tensor) -> Tensor:
     """|x_i - x_j| / sqrt(C) [B, N, N], with each difference, norm and quotient rounded to the dtype of x."""
     check_points(x, "[B, N, C]")
-    check_finite("x", x, None)
     distance = x.new_zeros(len(x), x.shape[1], x.shape[1])
     for i in range(x.shape[1] - 1):
         later = (x[:, i : i + 1] - x[:, i + 1 :]).norm(dim=-1).div_(x.shape[-1] ** 0.5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dynfocus_ops import use_backend
-from dynfocus_ops.dropin import hot, missrec, tcformer
+from dynfocus_ops.dropin import clustering, hot, missrec, tcformer
 
 from .forms import FORMS, IN_FLOAT32, MASKED, agreement, ours, peer, seeded
 
@@ -147,6 +147,17 @@ def test_more_clusters_or_neighbours_than_tokens_are_refused(dialect):
                 FORMS[dialect](ours(dialect), torch.randn(1, 8, 4), 9, 5)
             with pytest.raises(ValueError, match="k is 9"):
                 FORMS[dialect](ours(dialect), torch.randn(1, 8, 4), 5, 9)
+
+
+@pytest.mark.parametrize("shape", [(2, 25, 16), (2, 26, 16), (1, 40, 3584), (3, 70, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_distances_are_cdist_s_to_the_bit(shape, dtype):
+    x = torch.randn(shape).to(dtype)
+    points = x if dtype == torch.float64 else x.float()
+    expected = torch.cdist(points, points) / shape[-1] ** 0.5
+    assert torch.equal(clustering.distances(x), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(clustering.distances(x), expected)
 
 
 def test_excluded_centres():

@@ -11,7 +11,7 @@ def scaled_distance(points):
 
 
 def noisy_density(distance, k, valid, draw=torch.rand):
-    density = torch.exp(-distance.sort(-1).values[..., :k].pow(2).mean(-1))
+    density = torch.exp(-distance.topk(k, largest=False).values.pow(2).mean(-1))
     if draw is not None:
         density = density + 1e-6 * draw(density.shape, dtype=density.dtype)
     return density if valid is None else density * valid
