@@ -42,6 +42,10 @@ $(VENV)/test-tools: $(VENV)/installed
 	    build hypothesis mypy pytest pytest-benchmark pytest-timeout ruff
 	@touch $@
 
+$(VENV)/bench-tools: $(VENV)/test-tools
+	$(PIP) install --quiet --no-build-isolation -c constraints.txt faiss-cpu pykeops scikit-learn
+	@touch $@
+
 demo: install
 	$(BIN)/dynfocus demo
 
@@ -65,13 +69,17 @@ build/wheel/installed: $(VENV)/test-tools $(PACKAGE_FILES)
 test: lint build/wheel/installed
 	rm -rf build/empty
 	mkdir build/empty
-	cp -r tests pyproject.toml build/empty
+	cp -r tests benchmarks pyproject.toml build/empty
 	cd build/empty && PATH="$(CURDIR)/build/wheel/bin:$(CURDIR)/$(BIN):$$PATH" DYNFOCUS_SOURCE="$(CURDIR)" \
 	    python -P -m pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/test-tools
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-group-by=func,param:shape \
-	    --benchmark-columns=median,iqr,rounds --benchmark-sort=mean
+# FULL=1 for every shape. Threads wait as they do for users, and torch takes huge pages: see benchmarks/METHOD.md.
+bench: $(VENV)/bench-tools
+	@mkdir -p build/bench
+	env -u OMP_WAIT_POLICY THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only \
+	    --benchmark-quiet --benchmark-json=build/bench/run.json --timeout=0 -W ignore::DeprecationWarning \
+	    --depth=$(if $(FULL),full,quick) $(PYTEST_ARGS) || refused=1; \
+	$(BIN)/python -m benchmarks.report build/bench/run.json --out build/bench && exit $$refused
 
 # The tests of the ops and of the native kernels, against a library built with the address and undefined-behaviour sanitizers. Torch
 # itself leaks and is not instrumented: leaks are not looked for, nor what torch passes between its own libraries.

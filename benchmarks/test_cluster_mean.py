@@ -1,27 +1,71 @@
-"""cluster_mean: native, oracle and the one-hot matrix product."""
+"""cluster_mean, forward and backward."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import Tensor
 
-from benchmarks import research_formula
+from benchmarks import oracle, research, vectorised
+from benchmarks.cases import Case
+from benchmarks.contest import Contest
+from benchmarks.floors import Work, nbytes
 from dynfocus_ops import cluster_mean
 
-SHAPES = {  # B, N, C, num_clusters
-    "patches of 16 frames": (16, 256, 1408, 16),
-    "events of 512 frames": (1, 512, 1408, 25),
-}
+
+@dataclass(frozen=True, kw_only=True)
+class MeansCase(Case):
+    b: int
+    n: int
+    c: int
+    clusters: int
+
+    @property
+    def shape(self) -> str:
+        return f"{self.b}x{self.n}x{self.c}-{self.clusters}"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("provider", ["cpu", "reference", "research"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_cluster_mean(benchmark, shape: str, provider: str, dtype: torch.dtype) -> None:
-    b, n, c, num_clusters = SHAPES[shape]
-    x = torch.randn(b, n, c).to(dtype)
-    assignment = torch.randint(num_clusters, (b, n))
-    if provider == "research":
-        result = benchmark(research_formula.cluster_mean, x, assignment, num_clusters)
-    else:
-        result = benchmark(cluster_mean, x, assignment, num_clusters, backend=provider)
-    expected = cluster_mean(x.double(), assignment, num_clusters)
-    torch.testing.assert_close(result.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
+PATCHES = MeansCase(used_by="DynFocus, patches", b=64, n=256, c=1408, clusters=16, depth="quick")
+CASES = [
+    PATCHES,
+    replace(PATCHES, dtype=torch.bfloat16, depth="full"),
+    MeansCase(used_by="DynFocus, events", b=1, n=1000, c=22528, clusters=25),
+    MeansCase(used_by="TCFormer 224²", b=8, n=3136, c=128, clusters=784),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_cluster_mean(case: MeansCase, contest: Contest, depth: str) -> None:
+    small = case.at(depth)
+    x = torch.randn(small.b, small.n, small.c).to(small.dtype).requires_grad_()
+    assignment = torch.randint(small.clusters, (small.b, small.n))
+    grad = torch.randn(small.b, small.clusters, small.c).to(small.dtype)
+
+    def both_ways(op: Callable[..., Tensor]) -> Callable[[], tuple[Tensor, Tensor]]:
+        def run() -> tuple[Tensor, Tensor]:
+            means = op(x, assignment, small.clusters)
+            return means.detach(), torch.autograd.grad(means, x, grad)[0]
+
+        return run
+
+    contenders = {
+        "ours": both_ways(cluster_mean),
+        "research": both_ways(research.cluster_mean),
+        "vectorised": both_ways(vectorised.cluster_mean),
+        "compiled": both_ways(vectorised.compiled(vectorised.cluster_mean, depth)),
+    }
+    exact = exact_means(x.detach(), assignment, grad)
+
+    def share(_: str, result: tuple[Tensor, Tensor]) -> float:
+        return min(oracle.close_share(*pair) for pair in zip(result, exact, strict=True))
+
+    moved = nbytes(x, grad)  # forward: x in, means out; backward: their gradients the other way
+    contest(case, contenders, share, Work(flops=2 * x.numel(), read=moved, written=moved))
+
+
+def exact_means(x: Tensor, assignment: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    num_clusters = grad.shape[1]
+    members = torch.nn.functional.one_hot(assignment, num_clusters).double().sum(1).clamp(min=1).unsqueeze(-1)
+    spread = (grad.double() / members).gather(1, assignment.unsqueeze(-1).expand_as(x))
+    return oracle.cluster_means(x, assignment, num_clusters), spread

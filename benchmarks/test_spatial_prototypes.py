@@ -1,0 +1,80 @@
+"""spatial_prototypes: every frame's patches clustered and averaged, level after level."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import oracle, research, vectorised
+from benchmarks.cases import Case, clustered
+from benchmarks.contest import Contest
+from benchmarks.floors import Work, gram, nbytes
+from dynfocus_ops import spatial_prototypes
+
+PAPER = ((16, 8), (6, 3))  # (num_clusters, k) of each level
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesCase(Case):
+    t: int
+    n: int
+    c: int
+    levels: tuple[tuple[int, int], ...] = PAPER
+
+    @property
+    def shape(self) -> str:
+        return f"{self.t}x{self.n}x{self.c}"
+
+    def at(self, depth: str) -> "FramesCase":
+        return replace(super().at(depth), levels=PAPER if depth == "smoke" else self.levels)
+
+
+FRAMES = FramesCase(used_by="DynFocus", t=64, n=256, c=1408, depth="quick")
+CASES = [
+    FRAMES,
+    replace(FRAMES, dtype=torch.bfloat16),
+    replace(FRAMES, used_by="DynFocus, an image", t=1, depth="full"),
+    FramesCase(used_by="Chat-UniVi, video", t=64, n=256, c=1024, levels=((64, 5), (32, 3), (16, 3))),
+]
+
+# Labels are compared with float64's own, and where two distances are a rounding apart a frame may rightly differ.
+OWN_SHARE = 0.98
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_spatial_prototypes(case: FramesCase, contest: Contest, depth: str) -> None:
+    small = case.at(depth)
+    x, levels = clustered((small.t, small.n, small.c), small.levels[0][0], small.dtype), small.levels
+    contenders: dict[str, Callable[[], Any]] = {
+        "ours": lambda: spatial_prototypes(x, levels),
+        "research": lambda: research.spatial_prototypes(x, levels),
+    }
+    for name, function in vectorised.with_either_smallest(vectorised.spatial_prototypes, depth).items():
+        contenders[name] = partial(function, x, levels)
+    if case.dtype != torch.float32:
+        upcast = x.float()
+        contenders["ours, fp32"] = lambda: spatial_prototypes(upcast, levels)
+
+    def share(_: str, result: tuple[Tensor, list[Tensor]]) -> float:
+        return share_of_levels(x, levels, *result)
+
+    flops = small.t * small.n**2 * small.c + sum(small.t * clusters**2 * small.c for clusters, _ in levels[:-1])
+    means = sum(clusters for clusters, _ in levels)
+    written = small.t * (means * small.c * x.element_size() + 8 * (small.n + means - levels[-1][0]))
+    contest(case, contenders, share, Work(flops, nbytes(x), written, gram(x), share=0.5), own_share=OWN_SHARE)
+
+
+def share_of_levels(x: Tensor, levels: tuple[Any, ...], prototypes: Tensor, assignments: list[Tensor]) -> float:
+    """The lowest over the levels, each given the prototypes below as they came out."""
+    shares = []
+    means_of = prototypes.split([clusters for clusters, _ in levels], 1)
+    for (num_clusters, k), assignment, means in zip(levels, assignments, means_of, strict=True):
+        expected = oracle.labels(x, num_clusters, k).assignment
+        shares.append((assignment == expected).double().mean().item())
+        shares.append(oracle.close_share(means, oracle.cluster_means(x, assignment, num_clusters)))
+        x = means
+    return min(shares)
