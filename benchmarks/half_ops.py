@@ -5,7 +5,7 @@ Each is optional: what cannot be imported is left out, and the report says why.
 
 import importlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -22,10 +22,14 @@ def knn_log_density_by(x: Tensor, k: int) -> dict[str, Callable[[], Tensor]]:
     if x.shape[2] > WIDEST_KEOPS:
         del nearest["KeOps"]
     return {
-        library: lambda search=search: -search(points, k).mean(-1) / points.shape[-1]
+        library: partial(_density, search, points, k)
         for library, search in nearest.items()
         if library not in left_out()
     }
+
+
+def _density(search: Callable[[Tensor, int], Tensor], points: Tensor, k: int) -> Tensor:
+    return -search(points, k).mean(-1) / points.shape[-1]
 
 
 @cache
