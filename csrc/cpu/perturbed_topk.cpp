@@ -46,9 +46,9 @@ class Samples {
       : k(k),
         num_samples(num_samples),
         signs(antithetic ? 2 : 1),
-        scores_(check_scores(scores)),
-        noise_(noise ? std::optional(as_float(*noise)) : std::nullopt),
-        seed_(0),
+        all_scores_(check_scores(scores)),
+        all_noise_(noise ? std::optional(as_float(*noise)) : std::nullopt),
+        scores_(all_scores_.const_data_ptr<float>()),
         sigma_(static_cast<float>(sigma)) {
     STD_TORCH_CHECK(k >= 1 && k <= scores.size(1), "k is ", k, ", it must be from 1 to the length of scores, ", scores.size(1));
     STD_TORCH_CHECK(num_samples >= 1 && num_samples % signs == 0, "num_samples is ", num_samples,
@@ -62,6 +62,7 @@ class Samples {
       STD_TORCH_CHECK(!antithetic && noise->dim() == 3 && noise->size(0) == batch && noise->size(1) == num_samples &&
                           noise->size(2) == length,
                       "noise must be [B, num_samples, L], without antithetic");
+      noise_ = all_noise_->const_data_ptr<float>();
     } else {
       STD_TORCH_CHECK(seed, "seed must be one int64, or noise given");
       seed_ = value_of(*seed);
@@ -81,15 +82,15 @@ class Samples {
   // Z [count, L] of draws [draw, draw + count) of row b, count <= tile_draws.
   const float* noise(int64_t b, int64_t draw, int64_t count, Scratch& scratch) const {
     const int64_t first = (b * num_samples + draw) * length;
-    if (noise_) return noise_->const_data_ptr<float>() + first;
+    if (noise_ != nullptr) return noise_ + first;
     normals_.normals(static_cast<uint64_t>(first), seed_, count * length, scratch.noise.data());
     return scratch.noise.data();
   }
 
   // The indices [k] of the top-k of scores + sigma z, or of scores - sigma z for sign 1, ascending.
   const int32_t* choose(int64_t b, const float* z, int64_t sign, Scratch& scratch) const {
-    const float* scores = scores_.const_data_ptr<float>() + b * length;
-    topk_.perturbed_topk(scores, z, sign == 0 ? sigma_ : -sigma_, length, k, scratch.keys.data(), scratch.chosen.data());
+    const float scale = sign == 0 ? sigma_ : -sigma_;
+    topk_.perturbed_topk(scores_ + b * length, z, scale, length, k, scratch.keys.data(), scratch.chosen.data());
     return scratch.chosen.data();
   }
 
@@ -104,9 +105,11 @@ class Samples {
     return as_float(scores);
   }
 
-  Tensor scores_;
-  std::optional<Tensor> noise_;
-  uint64_t seed_;
+  Tensor all_scores_;
+  std::optional<Tensor> all_noise_;
+  const float* scores_;
+  const float* noise_ = nullptr;  // none: drawn from the seed
+  uint64_t seed_ = 0;
   float sigma_;
   const NormalKernels& normals_ = normal_kernels();
   const TopkKernels& topk_ = topk_kernels();
