@@ -27,6 +27,7 @@ constexpr int64_t kTile = 4096;            // numbers of noise at a time
 constexpr int64_t kBlock = 1 << 20;        // indices kept between choosing and counting
 constexpr int64_t kSlots = 8;              // rows of counts that one thread fills at a time
 constexpr int64_t kMaxChunks = 32;         // parts of the sums over the draws of a row
+constexpr int64_t kChunkDraws = 8;         // the fewest in such a part: its sums take the memory of four draws
 constexpr int64_t kPartialSums = 1 << 22;  // of all rows in work, in numbers
 constexpr double kWorkPerNormal = 200.0;   // to draw a number and to choose, in multiplications
 
@@ -139,7 +140,7 @@ void choose_block(const Samples& samples, int64_t first, int64_t last, int32_t* 
 void count_block(const Samples& samples, int64_t first, int64_t last, const int32_t* chosen, void* counts) {
   const int64_t k = samples.k, length = samples.length, groups = ceil_div(k, kSlots);
   const int64_t first_row = first / samples.draws, rows = (last - 1) / samples.draws + 1 - first_row;
-  const double work = static_cast<double>(10 * (last - first) * samples.signs * k + rows * k * length);
+  const double work = static_cast<double>(20 * (last - first) * samples.signs * k + rows * k * length);
   for_each_task(rows * groups, work, [] { return 0; }, [&](int64_t task, int) {
     const int64_t b = first_row + task / groups, slot = task % groups * kSlots, slots = std::min(kSlots, k - slot);
     int32_t* count = static_cast<int32_t*>(counts) + (b * k + slot) * length;
@@ -257,7 +258,8 @@ Tensor perturbed_topk_backward(const Tensor& grad, const Tensor& scores, int64_t
   Tensor result = torch::stable::new_empty(scores, {samples.batch, length}, ScalarType::Float);
   float* out = result.mutable_data_ptr<float>();
 
-  const int64_t wanted = std::clamp<int64_t>(samples.draws * length / (kTile / 2), 1, std::min(kMaxChunks, samples.draws));
+  const int64_t most = std::clamp<int64_t>(samples.draws / kChunkDraws, 1, kMaxChunks);
+  const int64_t wanted = std::clamp<int64_t>(samples.draws * length / (kTile / 2), 1, most);
   const int64_t chunk_draws = ceil_div(samples.draws, wanted), chunks = ceil_div(samples.draws, chunk_draws);
   const int64_t rows = std::clamp<int64_t>(kPartialSums / (chunks * length * 2), 1, std::max<int64_t>(1, samples.batch));
   std::vector<double> sums;

@@ -27,16 +27,45 @@ inline int64_t count_at_least(const int32_t* keys, int64_t length, int32_t thres
   return count;
 }
 
-// A key between low, which count_low >= k keys reach, and high, which count_high < k do: by interpolation, then, should that be slow,
-// by halving.
-inline int32_t between(int32_t low, int32_t high, int64_t count_low, int64_t count_high, int64_t k, int step) {
-  if (step < 8) {
+// A key between low and high: by interpolation for the place where the count falls by `excess`, and by `lack` from there to high;
+// should that take long, by halving.
+inline int32_t between(int32_t low, int32_t high, float excess, float lack, int step) {
+  if (step < 24) {
     const float a = value_of(low), b = value_of(high);
-    const float fraction = (static_cast<float>(count_low - k) + 0.5f) / static_cast<float>(count_low - count_high);
-    const int32_t guess = key_of(a + (b - a) * fraction);
+    const int32_t guess = key_of(a + (b - a) * (excess / (excess + lack)));
     if (guess > low && guess < high) return guess;
   }
   return static_cast<int32_t>((static_cast<int64_t>(low) + high) / 2);
+}
+
+// A threshold that just k keys reach, or, where the k-th has equals and none exists, the k-th itself. count: how many reach it.
+inline int32_t find_threshold(const int32_t* keys, int64_t length, int64_t padded, int64_t k, int64_t& count) {
+  int32_t low = INT32_MAX, high = kLowest;
+  for (int64_t l = 0; l < length; ++l) {
+    low = keys[l] < low ? keys[l] : low;
+    high = keys[l] > high ? keys[l] : high;
+  }
+  ++high;  // k or more keys reach low, fewer than k reach high
+  count = length;
+  float excess = static_cast<float>(length - k) + 0.5f, lack = static_cast<float>(k) - 0.5f;
+  bool rose = false, fell = false;  // the last step; an end that stays twice counts half, or it would stay for long (Illinois)
+  for (int step = 0; count != k && high - static_cast<int64_t>(low) > 1; ++step) {
+    const int32_t middle = between(low, high, excess, lack, step);
+    const int64_t reached = count_at_least(keys, padded, middle);
+    if (reached >= k) {
+      low = middle;
+      count = reached;
+      excess = static_cast<float>(reached - k) + 0.5f;
+      if (rose) lack *= 0.5f;
+    } else {
+      high = middle;
+      lack = static_cast<float>(k - reached) - 0.5f;
+      if (fell) excess *= 0.5f;
+    }
+    rose = reached >= k;
+    fell = !rose;
+  }
+  return low;
 }
 
 // Positions of the keys at or above the threshold, ascending, and how many they are.
@@ -79,25 +108,14 @@ void perturbed_topk(const float* scores, const float* z, float sigma, int64_t le
   for (int64_t l = length; l < padded; ++l) keys[l] = kLowest;
   if (length <= kFew && topk_of_few(keys, length, k, chosen) == k) return;
 
-  int32_t low = INT32_MAX, high = kLowest;
-  for (int64_t l = 0; l < length; ++l) {
-    low = keys[l] < low ? keys[l] : low;
-    high = keys[l] > high ? keys[l] : high;
-  }
-  int64_t count_low = length, count_high = 0;
-  ++high;
-  for (int step = 0; count_low != k && high - static_cast<int64_t>(low) > 1; ++step) {
-    const int32_t middle = between(low, high, count_low, count_high, k, step);
-    const int64_t count = count_at_least(keys, padded, middle);
-    (count >= k ? low : high) = middle;
-    (count >= k ? count_low : count_high) = count;
-  }
-  for (int64_t l = length - 1; count_low > k; --l) {  // equals of the k-th: the last ones go
-    if (keys[l] != low) continue;
+  int64_t count;
+  const int32_t threshold = find_threshold(keys, length, padded, k, count);
+  for (int64_t l = length - 1; count > k; --l) {  // equals of the k-th: the last ones go
+    if (keys[l] != threshold) continue;
     keys[l] = kLowest;
-    --count_low;
+    --count;
   }
-  list_at_least(keys, padded, low, chosen);
+  list_at_least(keys, padded, threshold, chosen);
 }
 
 typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double)), aligned(alignof(double)), may_alias));
