@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 1 << 25  # distances at a time
+KEPT = 1 << 27  # distances of a case that are kept from one answer to the next
 ROUNDING = 2e-5  # of a squared distance, in units of the points' mean squared norm: fp32 with room for long sums
 LONG_SUM = 3e-6  # error of fp32 sums over thousands, in units of the largest number of the result
 
@@ -22,55 +23,71 @@ class Clusters(NamedTuple):
     delta: Tensor  # [N]
 
 
-def clustering_share(
-    x: Tensor,
-    result: tuple[Tensor, Tensor, Tensor, Tensor],
-    num_clusters: int,
-    k: int,
-    mask: Tensor | None = None,
-) -> float:
-    """Share of the points of x [B, N, C] that are right at every stage; a sample with a wrong centre has none."""
-    right = []
-    for b, points in enumerate(x):
-        sample = Clusters(*(part[b] for part in result))
-        if sample.centers.shape != (num_clusters,):
-            raise AssertionError(f"{list(sample.centers.shape)} centers, must be {num_clusters}")
-        if mask is None:
-            right.append(right_points(points, sample, k))
-            continue
-        kept = mask[b].nonzero().flatten()
-        number = torch.full((len(points),), -1).scatter(0, kept, torch.arange(len(kept)))
-        centers = number[sample.centers]
-        if (centers < 0).any():
-            right.append(torch.zeros(len(kept), dtype=torch.bool))
-            continue
-        valid = Clusters(sample.assignment[kept], centers, sample.log_density[kept], sample.delta[kept])
-        right.append(right_points(points[kept], valid, k))
-    return torch.cat(right).double().mean().item()
+class Clustering:
+    """Judges answers to dpc_knn(x [B, N, C], num_clusters, k, mask), each (assignment, centers, log_density, delta)."""
+
+    def __init__(self, x: Tensor, num_clusters: int, k: int, mask: Tensor | None = None):
+        self.num_clusters = num_clusters
+        valid = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+        self.kept = [row.nonzero().flatten() for row in valid]
+        keep = x.shape[0] * x.shape[1] ** 2 <= KEPT
+        self.samples = [Sample(points[kept], k, keep) for points, kept in zip(x, self.kept, strict=True)]
+
+    def share(self, result: tuple[Tensor, Tensor, Tensor, Tensor]) -> float:
+        """Share of the valid points that are right at every stage; a sample with a wrong centre has none."""
+        right = []
+        for b, (sample, kept) in enumerate(zip(self.samples, self.kept, strict=True)):
+            assignment, centers, log_density, delta = (part[b] for part in result)
+            if centers.shape != (self.num_clusters,):
+                raise AssertionError(f"centers of a sample are {list(centers.shape)}, must be [{self.num_clusters}]")
+            number = torch.full(assignment.shape, -1).scatter(0, kept, torch.arange(len(kept)))  # among the valid
+            if (number[centers] < 0).any():
+                right.append(torch.zeros(len(kept), dtype=torch.bool))
+            else:
+                found = Clusters(assignment[kept], number[centers], log_density[kept], delta[kept])
+                right.append(sample.right_points(found))
+        return torch.cat(right).double().mean().item()
+
+    def density_share(self, log_density: Tensor) -> float:
+        """Share of the points whose log density [B, N] is right."""
+        parts = zip(self.samples, self.kept, log_density.double(), strict=True)
+        right = [(found[kept] - sample.log_density).abs() <= sample.error for sample, kept, found in parts]
+        return torch.cat(right).double().mean().item()
 
 
-def right_points(points: Tensor, result: Clusters, k: int) -> Tensor:
-    """bool [N] for points [N, C]."""
-    points, norms = _centered(points)
-    channels = points.shape[1]
-    error = ROUNDING * norms.mean() / channels
-    log_density, delta = result.log_density.double(), result.delta.double()
-    rank = _rank(log_density)
-    density_right, squared_delta = [], []
-    largest = points.new_zeros(())
-    for rows, squared in _squared_distances(points, points, norms):
-        squared[torch.arange(len(squared)), torch.arange(rows.start, rows.stop)] = 0
-        squared /= channels
-        exact = -squared.topk(k, largest=False).values.mean(-1)
-        density_right.append((log_density[rows] - exact).abs() <= error)
-        largest = torch.maximum(largest, squared.max())
-        denser = rank < rank[rows].unsqueeze(1)
-        squared_delta.append(squared.masked_fill_(~denser, torch.inf).amin(-1))
-    exact = torch.cat(squared_delta)
-    exact = torch.where(exact.isinf(), largest, exact)
-    delta_right = (delta.square() - exact).abs() <= error
-    joined = _assignment_right(points, norms, result, channels * error)
-    return torch.cat(density_right) & delta_right & joined & _centers_right(log_density, delta, result.centers)
+class Sample:
+    """Points [N, C], their exact log density, and their squared distances over C, by blocks of rows."""
+
+    def __init__(self, points: Tensor, k: int, keep: bool):
+        self.points, self.norms = _centered(points)
+        self.channels = points.shape[1]
+        self.error = ROUNDING * self.norms.mean() / self.channels
+        density = []
+        self.blocks = list(self._squared()) if keep else None
+        for _, squared in self.blocks or self._squared():
+            density.append(-squared.topk(k, largest=False).values.mean(-1))
+        self.log_density = torch.cat(density)
+
+    def _squared(self) -> Iterator[tuple[slice, Tensor]]:
+        for rows, squared in _squared_distances(self.points, self.points, self.norms):
+            squared[torch.arange(len(squared)), torch.arange(rows.start, rows.stop)] = 0
+            yield rows, squared.div_(self.channels)
+
+    def right_points(self, result: Clusters) -> Tensor:
+        """bool [N]."""
+        log_density, delta = result.log_density.double(), result.delta.double()
+        rank = _rank(log_density)
+        squared_delta = []
+        largest = self.norms.new_zeros(())
+        for rows, squared in self.blocks or self._squared():
+            largest = torch.maximum(largest, squared.max())
+            squared_delta.append(torch.where(rank < rank[rows].unsqueeze(1), squared, torch.inf).amin(-1))
+        exact = torch.cat(squared_delta)
+        exact = torch.where(exact.isinf(), largest, exact)
+        right = (log_density - self.log_density).abs() <= self.error
+        right &= (delta.square() - exact).abs() <= self.error
+        right &= _assignment_right(self.points, self.norms, result, self.channels * self.error)
+        return right & _centers_right(log_density, delta, result.centers)
 
 
 def _centers_right(log_density: Tensor, delta: Tensor, centers: Tensor) -> bool:
@@ -111,17 +128,6 @@ def _labels(points: Tensor, num_clusters: int, k: int, scale: float) -> Clusters
     centers = (log_density + delta.log()).argsort(descending=True, stable=True)[:num_clusters]
     assignment = squared[:, centers].argmin(1).scatter(0, centers, torch.arange(num_clusters))
     return Clusters(assignment, centers, log_density, delta)
-
-
-def density_share(x: Tensor, log_density: Tensor, k: int) -> float:
-    """Share of the points of x [B, N, C] whose log density is right."""
-    right = []
-    for sample, found in zip(x, log_density, strict=True):
-        points, norms = _centered(sample)
-        for rows, squared in _squared_distances(points, points, norms):
-            exact = -squared.topk(k, largest=False).values.mean(-1)
-            right.append((found[rows].double() * points.shape[1] - exact).abs() <= ROUNDING * norms.mean())
-    return torch.cat(right).double().mean().item()
 
 
 def _rank(log_density: Tensor) -> Tensor:

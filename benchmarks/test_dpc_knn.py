@@ -54,6 +54,7 @@ GROWTH = [
     PointsCase(used_by="growth in N", b=1, n=n, c=64, clusters=64, k=5, depth="full" if n > 16384 else "quick")
     for n in (1024, 4096, 16384, 65536)
 ]
+DENSITY = [GROWTH[1], *(replace(case, depth="full") for case in (EVENTS, LARGE, NARROW))]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -70,7 +71,8 @@ def test_dpc_knn(case: PointsCase, contest: Contest, depth: str) -> None:
     if case.dtype != torch.float32 and case.used_by == EVENTS.used_by:
         upcast = x.float()
         contenders["ours, fp32"] = lambda: dpc_knn(upcast, clusters, k, mask=mask)
-    contest(case, contenders, lambda _, result: oracle.clustering_share(x, result, clusters, k, mask), work_of(x))
+    exact = oracle.Clustering(x, clusters, k, mask)
+    contest(case, contenders, lambda _, result: exact.share(result), work_of(x))
 
 
 @pytest.mark.parametrize("case", GROWTH, ids=str)
@@ -81,17 +83,19 @@ def test_dpc_knn_growth(case: PointsCase, contest: Contest, depth: str) -> None:
     contenders = {"ours": lambda: dpc_knn(x, clusters, k)}
     if case.n <= 16384:  # beyond, one of its matrices is 17 GB
         contenders["research"] = lambda: research.dpc_knn(x, clusters, k)
-    contest(case, contenders, lambda _, result: oracle.clustering_share(x, result, clusters, k), work_of(x))
+    exact = oracle.Clustering(x, clusters, k)
+    contest(case, contenders, lambda _, result: exact.share(result), work_of(x))
 
 
-@pytest.mark.parametrize("case", [*GROWTH[1:2], EVENTS, LARGE, NARROW], ids=str)
+@pytest.mark.parametrize("case", DENSITY, ids=str)
 def test_knn_log_density(case: PointsCase, contest: Contest, depth: str) -> None:
     small = case.at(depth)
     x, _ = inputs(small)
     contenders = {"ours": lambda: knn_log_density(x, small.k), **knn_log_density_by(x, small.k)}
     for name, function in vectorised.with_either_smallest(vectorised.knn_log_density, depth).items():
         contenders[name] = partial(function, x, small.k)
-    contest(case, contenders, lambda _, result: oracle.density_share(x, result, small.k), work_of(x))
+    exact = oracle.Clustering(x, small.clusters, small.k)
+    contest(case, contenders, lambda _, result: exact.density_share(result), work_of(x))
 
 
 def inputs(case: PointsCase) -> tuple[Tensor, Tensor | None]:

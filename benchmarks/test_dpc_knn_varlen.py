@@ -51,6 +51,7 @@ def test_dpc_knn_varlen(case: SegmentsCase, contest: Contest, depth: str) -> Non
     num_clusters = [max(small.k, round(small.ratio * length)) for length in lengths]
     segments = [clustered((n, small.c), c, small.dtype) for n, c in zip(lengths, num_clusters, strict=True)]
     x, bounds = torch.cat(segments), [0, *torch.tensor(lengths).cumsum(0).tolist()]
+    exact = [oracle.Clustering(s.unsqueeze(0), c, small.k) for s, c in zip(segments, num_clusters, strict=True)]
     cu_seqlens, neighbors = torch.tensor(bounds), [small.k] * len(lengths)
 
     def one_call() -> list[Tensor]:
@@ -64,10 +65,7 @@ def test_dpc_knn_varlen(case: SegmentsCase, contest: Contest, depth: str) -> Non
     def share(name: str, result: list[Any]) -> float:
         if name == "ours":
             result = by_segment(result, bounds)
-        shares = [
-            oracle.clustering_share(segment.unsqueeze(0), found, clusters, small.k) * len(segment)
-            for segment, found, clusters in zip(segments, result, num_clusters, strict=True)
-        ]
+        shares = [len(segment) * one.share(found) for segment, one, found in zip(segments, exact, result, strict=True)]
         return sum(shares) / len(x)
 
     contenders = {"ours": one_call, "ours, a call each": each(dpc_knn), "research, a call each": each(research.dpc_knn)}

@@ -21,17 +21,23 @@ def answer(x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
 
 
 def test_the_reference_is_right(x: Tensor) -> None:
-    assert oracle.clustering_share(x, tuple(answer(x)), CLUSTERS, K) == 1
+    assert oracle.Clustering(x, CLUSTERS, K).share(tuple(answer(x))) == 1
 
 
 def test_the_reference_is_right_where_masked(x: Tensor) -> None:
     mask = torch.arange(60) < torch.tensor([[60], [35]])
-    assert oracle.clustering_share(x, tuple(answer(x, mask)), CLUSTERS, K, mask) == 1
+    assert oracle.Clustering(x, CLUSTERS, K, mask).share(tuple(answer(x, mask))) == 1
+
+
+def test_distances_that_are_not_kept_say_the_same(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle, "KEPT", 0)
+    monkeypatch.setattr(oracle, "BLOCK", 700)  # eleven rows at a time
+    assert oracle.Clustering(x, CLUSTERS, K).share(tuple(answer(x))) == 1
 
 
 @pytest.mark.parametrize("function", [research.dpc_knn, vectorised.dpc_knn])
 def test_the_peers_compute_the_same(x: Tensor, function: object) -> None:
-    assert oracle.clustering_share(x, function(x, CLUSTERS, K), CLUSTERS, K) == 1  # type: ignore[operator]
+    assert oracle.Clustering(x, CLUSTERS, K).share(function(x, CLUSTERS, K)) == 1  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("part", range(4), ids=["assignment", "centers", "log_density", "delta"])
@@ -44,14 +50,14 @@ def test_a_mistake_in_each_part_is_seen(x: Tensor, part: int) -> None:
         result[1][0] = result[1][0].flip(0)
     else:
         result[part][0, 7] *= 1.01
-    assert oracle.clustering_share(x, tuple(result), CLUSTERS, K) < 1
+    assert oracle.Clustering(x, CLUSTERS, K).share(tuple(result)) < 1
 
 
 def test_centers_out_of_the_mask_are_wrong(x: Tensor) -> None:
     mask = torch.arange(60) < torch.tensor([[60], [35]])
     result = answer(x, mask)
     result[1][1, -1] = 59
-    assert oracle.clustering_share(x, tuple(result), CLUSTERS, K, mask) == pytest.approx(60 / 95)
+    assert oracle.Clustering(x, CLUSTERS, K, mask).share(tuple(result)) == pytest.approx(60 / 95)
 
 
 def test_labels_are_the_references_in_float64(x: Tensor) -> None:
@@ -65,9 +71,9 @@ def test_labels_are_the_references_in_float64(x: Tensor) -> None:
 
 def test_density_share_counts_points(x: Tensor) -> None:
     log_density = answer(x)[2]
-    assert oracle.density_share(x, log_density, K) == 1
+    assert oracle.Clustering(x, CLUSTERS, K).density_share(log_density) == 1
     log_density[1, :30] *= 1.001
-    assert oracle.density_share(x, log_density, K) == pytest.approx(0.75)
+    assert oracle.Clustering(x, CLUSTERS, K).density_share(log_density) == pytest.approx(0.75)
 
 
 def test_cluster_means_are_the_references() -> None:
