@@ -26,6 +26,10 @@ STABLE_TORCH_LIBRARY(dynfocus_native, m) {
   m.def(
       "pack_frame_tokens_backward(Tensor grad, Tensor key_index, int num_fine, int num_coarse, int num_frames)"
       " -> (Tensor grad_fine, Tensor grad_coarse)");
+  m.def("rods_pool(Tensor tokens, Tensor queries, Tensor frame_query, Tensor? query_mask, float scale) -> Tensor");
+  m.def(
+      "rods_pool_backward(Tensor grad, Tensor tokens, Tensor queries, Tensor frame_query, Tensor? query_mask, float scale,"
+      " bool needs_tokens, bool needs_queries) -> (Tensor grad_tokens, Tensor grad_queries)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dynfocus_native, CPU, m) {
@@ -42,4 +46,6 @@ STABLE_TORCH_LIBRARY_IMPL(dynfocus_native, CPU, m) {
   m.impl("perturbed_topk_noise", TORCH_BOX(&dynfocus::cpu::perturbed_topk_noise));
   m.impl("pack_frame_tokens", TORCH_BOX(&dynfocus::cpu::pack_frame_tokens));
   m.impl("pack_frame_tokens_backward", TORCH_BOX(&dynfocus::cpu::pack_frame_tokens_backward));
+  m.impl("rods_pool", TORCH_BOX(&dynfocus::cpu::rods_pool));
+  m.impl("rods_pool_backward", TORCH_BOX(&dynfocus::cpu::rods_pool_backward));
 }

@@ -28,6 +28,7 @@ CPU_OPS = frozenset(
         "nearest_center",
         "pack_frame_tokens",
         "perturbed_topk",
+        "rods_pool",
         "spatial_prototypes",
     }
 )

@@ -47,4 +47,11 @@ std::tuple<Tensor, Tensor> pack_frame_tokens(const Tensor& fine, const Tensor& c
 std::tuple<Tensor, Tensor> pack_frame_tokens_backward(const Tensor& grad, const Tensor& key_index, int64_t num_fine, int64_t num_coarse,
                                                       int64_t num_frames);
 
+Tensor rods_pool(const Tensor& tokens, const Tensor& queries, const Tensor& frame_query, const std::optional<Tensor>& query_mask,
+                 double scale);
+
+std::tuple<Tensor, Tensor> rods_pool_backward(const Tensor& grad, const Tensor& tokens, const Tensor& queries, const Tensor& frame_query,
+                                              const std::optional<Tensor>& query_mask, double scale, bool needs_tokens,
+                                              bool needs_queries);
+
 }  // namespace dynfocus::cpu

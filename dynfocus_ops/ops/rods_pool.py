@@ -40,7 +40,8 @@ def rods_pool(
         [T, 2, C] in the dtype of tokens (computed in float64 if tokens or queries are, else in float32): the
         text-modulated token, then the plain mean.
 
-    Memory: a few frames at a time, their attention [f, Q, M] included.
+    Memory: natively, a thread has a frame's attention [Q, M] and twice its queries [Q, C]; the gradient of the queries
+        adds at most 64 sums like it. The reference has a few frames at a time, their attention [f, Q, M] included.
 
     Raises:
         TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also a frame_query outside [0, B), or a row of
@@ -82,8 +83,9 @@ def _rods_pool(
     if query_mask is not None and checks_values(query_mask) and not bool(query_mask.any(-1).all()):
         row = int((~query_mask.any(-1)).nonzero()[0])
         raise ValueError(f"query_mask leaves no query in row {row}, it must leave at least one in each")
-    select_backend("rods_pool", backend, tokens)
-    return reference.rods_pool(tokens, queries, frame_query, query_mask, _scale(tokens, scale))
+    native = select_backend("rods_pool", backend, tokens) == "cpu"
+    run = torch.ops.dynfocus_native.rods_pool if native else reference.rods_pool
+    return run(tokens, queries, frame_query, query_mask, _scale(tokens, scale))
 
 
 @_rods_pool.register_fake
@@ -101,11 +103,19 @@ def rods_pool_backward(
     frame_query: Tensor,
     query_mask: Tensor | None,
     scale: float | None,
+    needs_tokens: bool,
+    needs_queries: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of tokens and queries from grad [T, 2, C]; the attention is computed again."""
-    select_backend("rods_pool", backend, tokens)
-    return reference.rods_pool_backward(grad, tokens, queries, frame_query, query_mask, _scale(tokens, scale))
+    """Gradients of tokens and queries from grad [T, 2, C], empty [0] if not needed; the attention is computed again."""
+    inputs = (grad, tokens, queries, frame_query, query_mask, _scale(tokens, scale))
+    if select_backend("rods_pool", backend, tokens) == "cpu":
+        return torch.ops.dynfocus_native.rods_pool_backward(*inputs, needs_tokens, needs_queries)
+    grad_tokens, grad_queries = reference.rods_pool_backward(*inputs)
+    return (
+        grad_tokens if needs_tokens else tokens.new_empty(0),
+        grad_queries if needs_queries else queries.new_empty(0),
+    )
 
 
 @rods_pool_backward.register_fake
@@ -116,9 +126,14 @@ def _(
     frame_query: Tensor,
     query_mask: Tensor | None,
     scale: float | None,
+    needs_tokens: bool,
+    needs_queries: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    return tokens.new_empty(tokens.shape), queries.new_empty(queries.shape)
+    return (
+        tokens.new_empty(tokens.shape if needs_tokens else 0),
+        queries.new_empty(queries.shape if needs_queries else 0),
+    )
 
 
 def _scale(tokens: Tensor, scale: float | None) -> float:
@@ -131,8 +146,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
-    grad_tokens, grad_queries = rods_pool_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.backend)
     needs_tokens, needs_queries, *_ = ctx.needs_input_grad
+    inputs = (grad, *ctx.saved_tensors, ctx.scale)
+    grad_tokens, grad_queries = rods_pool_backward(*inputs, needs_tokens, needs_queries, ctx.backend)
     return grad_tokens if needs_tokens else None, grad_queries if needs_queries else None, None, None, None, None
 
 

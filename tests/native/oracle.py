@@ -1,4 +1,4 @@
-"""Density-peaks clustering and cluster means in float64, written out for one sample: independent of dynfocus_ops."""
+"""Clustering, cluster means and attention pooling in float64, written out: independent of dynfocus_ops."""
 
 import torch
 from torch import Tensor
@@ -36,3 +36,12 @@ def cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tenso
         total = weight[own].sum()
         means.append((weight[own, None] * x[own]).sum(0) / total if total != 0 else torch.zeros_like(x[0]))
     return torch.stack(means)
+
+
+def rods_pool(tokens: Tensor, queries: Tensor, frame_query: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """[T, 2, C] frame by frame; autograd through it gives the oracle of the gradient."""
+    results = []
+    for frame, row in zip(tokens, frame_query.tolist(), strict=True):
+        attention = (scale * queries[row][mask[row]] @ frame.T).softmax(-1)
+        results.append(torch.stack(((attention @ frame).mean(0), frame.mean(0))))
+    return torch.stack(results)
