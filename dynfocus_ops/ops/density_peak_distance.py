@@ -54,7 +54,7 @@ def _density_peak_distance(
     scale = float(distance_scale or x.shape[-1])
     if select_backend("density_peak_distance", backend, x) == "cpu":
         if log_density.dtype == torch.float64:  # whose order float32 may lose
-            log_density = -log_density.argsort(-1, descending=True, stable=True).argsort(-1)
+            log_density = -log_density.argsort(dim=-1, descending=True, stable=True).argsort(-1)
         delta, parent = torch.ops.dynfocus_native.density_peak_distance(x, log_density.float(), mask, scale)
     else:
         delta, parent = reference.density_peak_distance(x, log_density, mask, scale)
