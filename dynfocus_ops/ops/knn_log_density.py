@@ -33,7 +33,8 @@ def knn_log_density(
         float32 (float64 if x or noise is) [B, N]; -inf where masked out; not differentiable.
 
     Raises:
-        TypeError, ValueError: as `dpc_knn`, but that only distances to a point's k nearest may not overflow.
+        TypeError, ValueError: as `dpc_knn`, but that on the reference only distances to a point's k nearest may not
+            overflow.
     """
     check_points(x, "[B, N, C]", mask, noise, distance_scale)
     check_int("k", k, 1, x.shape[1], "the number of points")
