@@ -17,7 +17,7 @@ PACKAGES = ("torch", "numpy", "faiss-cpu", "scikit-learn", "pykeops")
 
 
 def describe_machine() -> dict[str, Any]:
-    build = native.build_info()
+    build = _native_build()
     cpu = get_cpu_info()
     return {
         "cpu": f"{cpu.get('brand_raw', platform.processor())} (family {cpu.get('family')}, model {cpu.get('model')})",
@@ -41,6 +41,13 @@ def describe_commit(commit: dict[str, Any]) -> dict[str, Any]:
     kept = {name: commit.get(name) for name in ("id", "time", "dirty")}
     commit.clear()
     return kept
+
+
+def _native_build() -> dict[str, Any]:
+    try:
+        return native.build_info()
+    except native.NativeUnavailable as unavailable:
+        return {"runnable_instruction_sets": [], "compiler": f"no native kernels: {unavailable}"}
 
 
 def _caches() -> dict[str, str]:

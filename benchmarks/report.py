@@ -93,10 +93,10 @@ def plot(name: str, plots: list[str]) -> str:
 
 
 def newest() -> Path:
-    kept = sorted(RESULTS.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    kept = list(RESULTS.glob("*.json"))
     if not kept:
         sys.exit(f"benchmarks.report: no JSON given, and none in {RESULTS}")
-    return kept[-1]
+    return max(kept, key=lambda path: load(path).when)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,7 +21,7 @@ from dynfocus.connector import ConnectorSettings, DynFocusConnector, frame_rows
 from dynfocus_ops.ops.dpc_knn_varlen import DPCKNNVarlen
 
 TEXT_CHANNELS, NUM_QUERIES = 768, 32  # the Q-Former's
-NUM_SCENES = 25
+SCENE = 40  # frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +82,9 @@ def test_connector(case: VideoCase, contest: Contest, depth: str) -> None:
 
 def video(case: VideoCase) -> Tensor:
     """Patches [T, N, C] of scenes one after the other: a scene keeps its objects and where they are."""
-    scene = torch.arange(case.t) * NUM_SCENES // case.t
-    objects = torch.randn(NUM_SCENES, 16, case.c)
-    where = torch.randint(16, (NUM_SCENES, case.n))
-    scenes = objects[torch.arange(NUM_SCENES).unsqueeze(1), where]
     patches = torch.randn(case.t, case.n, case.c).mul_(0.5)
-    for frame, number in enumerate(scene.tolist()):
-        patches[frame] += scenes[number]
+    for scene in patches.split(SCENE):
+        scene += torch.randn(16, case.c)[torch.randint(16, (case.n,))]
     return patches
 
 

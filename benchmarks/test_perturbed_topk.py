@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from benchmarks import oracle, research, vectorised
 from benchmarks.cases import Case
@@ -78,9 +77,10 @@ def exact_selection(scores: Tensor, grad: Tensor, noise: Tensor) -> tuple[Tensor
     scores, grad, noise = scores.double(), grad.double(), noise.double()
     num_samples, k = noise.shape[1], grad.shape[1]
     chosen = (scores.unsqueeze(1) + SIGMA * noise).topk(k).indices.sort(-1).values
-    samples = one_hot(chosen, scores.shape[1]).double()
-    weights = torch.einsum("bnkl,bkl->bn", samples, grad)
-    weights = weights - weights.mean(1, keepdim=True)
-    whole = torch.einsum("bn,bnl->bl", weights, noise) / ((num_samples - 1) * SIGMA)
-    diagonal = torch.einsum("bnkl,bnl,bkl->bl", samples, noise, grad) / (num_samples * SIGMA)
-    return samples.mean(1), whole, diagonal
+    slots = (chosen + torch.arange(k) * scores.shape[1]).flatten(1)
+    counts = torch.zeros_like(grad).flatten(1).scatter_add_(1, slots, torch.ones_like(slots, dtype=grad.dtype))
+    picked = grad.flatten(1).gather(1, slots).view(chosen.shape)  # of G, what each sample chose
+    weights = picked.sum(-1, keepdim=True)
+    whole = ((weights - weights.mean(1, keepdim=True)) * noise).sum(1) / ((num_samples - 1) * SIGMA)
+    diagonal = (torch.zeros_like(noise).scatter_(2, chosen, picked) * noise).sum(1) / (num_samples * SIGMA)
+    return counts.view(grad.shape) / num_samples, whole, diagonal

@@ -59,8 +59,10 @@ def test_spatial_prototypes(case: FramesCase, contest: Contest, depth: str) -> N
         upcast = x.float()
         contenders["ours, fp32"] = lambda: spatial_prototypes(upcast, levels)
 
+    first = oracle.labels(x, *levels[0]).assignment
+
     def share(_: str, result: tuple[Tensor, list[Tensor]]) -> float:
-        return share_of_levels(x, levels, *result)
+        return share_of_levels(x, first, levels, *result)
 
     flops = small.t * small.n**2 * small.c + sum(small.t * clusters**2 * small.c for clusters, _ in levels[:-1])
     means = sum(clusters for clusters, _ in levels)
@@ -68,12 +70,16 @@ def test_spatial_prototypes(case: FramesCase, contest: Contest, depth: str) -> N
     contest(case, contenders, share, Work(flops, nbytes(x), written, gram(x), share=0.5), own_share=OWN_SHARE)
 
 
-def share_of_levels(x: Tensor, levels: tuple[Any, ...], prototypes: Tensor, assignments: list[Tensor]) -> float:
-    """The lowest over the levels, each given the prototypes below as they came out."""
+def share_of_levels(
+    x: Tensor, expected: Tensor, levels: tuple[Any, ...], prototypes: Tensor, assignments: list[Tensor]
+) -> float:
+    """The lowest over the levels, each given the prototypes below as they came out; `expected` are the first labels."""
     shares = []
     means_of = prototypes.split([clusters for clusters, _ in levels], 1)
-    for (num_clusters, k), assignment, means in zip(levels, assignments, means_of, strict=True):
-        expected = oracle.labels(x, num_clusters, k).assignment
+    for level, (assignment, means) in enumerate(zip(assignments, means_of, strict=True)):
+        num_clusters, k = levels[level]
+        if level:
+            expected = oracle.labels(x, num_clusters, k).assignment
         shares.append((assignment == expected).double().mean().item())
         shares.append(oracle.close_share(means, oracle.cluster_means(x, assignment, num_clusters)))
         x = means
