@@ -76,6 +76,7 @@ test: lint build/wheel/installed
 # FULL=1 for every shape. Threads wait as they do for users, and torch takes huge pages: see benchmarks/METHOD.md.
 bench: $(VENV)/bench-tools
 	@mkdir -p build/bench
+	@rm -f build/bench/run.json
 	env -u OMP_WAIT_POLICY THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only \
 	    --benchmark-quiet --benchmark-json=build/bench/run.json --timeout=0 -W ignore::DeprecationWarning \
 	    --depth=$(if $(FULL),full,quick) $(PYTEST_ARGS) || refused=1; \
