@@ -6,10 +6,14 @@
 #include <cstdint>
 
 #if defined(__AVX2__) || defined(__F16C__)
+#if !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 says so of its own _mm512_undefined_ps()
+#endif
 #include <immintrin.h>
+#if !defined(__clang__)
 #pragma GCC diagnostic pop
+#endif
 #endif
 
 namespace dynfocus::cpu::vector {
