@@ -1,3 +1,4 @@
+import math
 from typing import Literal
 
 import torch
@@ -10,9 +11,12 @@ from dynfocus_ops.checks import (
     check_same_device,
     check_shape,
     check_tensor,
+    checks_values,
     score_dtype,
 )
 from dynfocus_ops.ops.cluster_mean import cluster_mean
+
+BLOCK = 1 << 22  # numbers
 
 Rule = Literal["fastvid", "visionzip", "scissor"]
 
@@ -28,11 +32,16 @@ def assign_to_anchors(x: Tensor, anchors: Tensor) -> Tensor:
         int64 [B, N] into M; not differentiable.
     """
     check_pair(x, anchors)
-    check_finite("x", x, None)
-    check_finite("anchors", anchors, None)
+    dtype = torch.promote_types(score_dtype(x), anchors.dtype)
     with torch.no_grad():
-        unit, unit_anchors = (normalize(points.to(score_dtype(points)), dim=-1) for points in (x, anchors))
-        return (unit @ unit_anchors.mT).argmax(-1)
+        unit = normalize(anchors.to(dtype), dim=-1).mT  # the length of x_i changes no argmax over anchors
+        samples = max(1, BLOCK // x[0].numel())  # so that half precision is not doubled all at once
+        blocks = [points.to(dtype) @ unit[i * samples :][:samples] for i, points in enumerate(x.split(samples))]
+        similarity = torch.cat(blocks)
+    if checks_values(x) and not math.isfinite(float(similarity.sum())):
+        check_finite("x", x, None)
+        check_finite("anchors", anchors, None)
+    return similarity.argmax(-1)
 
 
 def merge_into_anchors(

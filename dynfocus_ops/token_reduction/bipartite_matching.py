@@ -1,10 +1,19 @@
+import math
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dynfocus_ops.checks import check_finite, check_int, check_not_empty, check_shape, check_tensor, score_dtype
+from dynfocus_ops.checks import (
+    check_finite,
+    check_int,
+    check_not_empty,
+    check_shape,
+    check_tensor,
+    checks_values,
+    score_dtype,
+)
 from dynfocus_ops.ops.cluster_mean import cluster_mean
 
 
@@ -50,7 +59,6 @@ def bipartite_soft_matching(
         raise ValueError(f"split is {split!r}, it must be 'alternating' or 'halves'")
     if split == "halves" and distill_token:
         raise ValueError("split is 'halves', it must be 'alternating' with a distill_token, which is token 1")
-    check_finite("metric", metric, None)
     b, n, _ = metric.shape
     index = torch.arange(n, device=metric.device)
     merged = min(r, (n - class_token - distill_token) // 2)
@@ -61,11 +69,13 @@ def bipartite_soft_matching(
     in_a, in_b = (slice(0, n, 2), slice(1, n, 2)) if alternating else (slice(0, n // 2), slice(n // 2, n))
     unit = normalize(metric.detach().to(score_dtype(metric)), dim=-1)
     similarity = unit[:, in_a] @ unit[:, in_b].mT
-    if class_token:
-        similarity[:, 0] = -torch.inf
     if distill_token:
         similarity[:, :, 0] = -torch.inf
     best, partner = similarity.max(-1)
+    if checks_values(metric) and not math.isfinite(float(best.sum())):
+        check_finite("metric", metric, None)
+    if class_token:
+        best[:, 0] = -torch.inf
     order = best.argsort(dim=-1, descending=True, stable=True)
     source, stay = order[:, :merged], order[:, merged:]
     if class_token:

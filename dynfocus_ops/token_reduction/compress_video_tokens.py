@@ -63,16 +63,18 @@ def compress_video_tokens(
     is_key = torch.zeros(num_frames, dtype=torch.uint8, device=features.device).index_fill_(0, key_frames, 1)
     others = is_key.argsort(stable=True)[: num_frames - len(key_frames)]
 
-    means, places = frame_means(features[others], tokens_per_frame)
-    every_place = torch.arange(num_patches, device=features.device).expand(len(key_frames), -1)
+    if 2 * len(others) > num_frames:  # cheaper than to copy them
+        means, places = (part[others] for part in frame_means(features, tokens_per_frame))
+    else:
+        means, places = frame_means(features[others], tokens_per_frame)
+    every_place = torch.arange(num_patches, device=features.device).repeat(len(key_frames))
     frames = torch.cat([key_frames.repeat_interleave(num_patches), others.repeat_interleave(tokens_per_frame)])
     order = frames.argsort(stable=True)
-    tokens = torch.cat([features[key_frames].flatten(0, 1), means.flatten(0, 1)])[order]
-    positions = torch.cat([every_place.flatten(), places.flatten()])[order]
-    frames = frames[order]
-    return CompressedVideo(
-        tokens, frames, positions, None if timestamps is None else timestamps[frames], key_frames, events
-    )
+    frames, positions = frames[order], torch.cat([every_place, places.flatten()])[order]
+    tokens = features.flatten(0, 1)[frames * num_patches + positions]
+    tokens.index_copy_(0, order.argsort()[len(every_place) :], means.flatten(0, 1))
+    times = None if timestamps is None else timestamps[frames]
+    return CompressedVideo(tokens, frames, positions, times, key_frames, events)
 
 
 def choose_key_frames(features: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:

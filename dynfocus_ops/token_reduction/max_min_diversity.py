@@ -1,8 +1,18 @@
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dynfocus_ops.checks import check_finite, check_int, check_not_empty, check_shape, check_tensor, score_dtype
+from dynfocus_ops.checks import (
+    check_finite,
+    check_int,
+    check_not_empty,
+    check_shape,
+    check_tensor,
+    checks_values,
+    score_dtype,
+)
 
 
 def max_min_diversity(x: Tensor, num_tokens: int, *, weight: Tensor | None = None) -> Tensor:
@@ -28,24 +38,26 @@ def max_min_diversity(x: Tensor, num_tokens: int, *, weight: Tensor | None = Non
     check_tensor("x", x, "[B, N, C]")
     check_not_empty("x", x)
     check_int("num_tokens", num_tokens, 1, x.shape[1], "the number of tokens")
-    check_finite("x", x, None)
     if weight is not None:
         check_tensor("weight", weight, "[B, N]")
         check_shape("weight", weight, tuple(x.shape[:2]), "[B, N] of x")
         check_finite("weight", weight.unsqueeze(-1), None)
     with torch.no_grad():
         unit = normalize(x.to(score_dtype(x)), dim=-1)
-        distance = 1 - unit @ unit.mT
+        distance = (unit @ unit.mT).neg_().add_(1)
         if weight is not None:
             distance *= weight.to(distance.dtype).unsqueeze(1)
+        if checks_values(x) and not math.isfinite(float(distance.sum())):
+            check_finite("x", x, None)
+        distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
         return greedy(distance, num_tokens)
 
 
 def greedy(distance: Tensor, num_tokens: int) -> Tensor:
-    """The choice from D [B, N, N], whose diagonal does not count."""
+    """The choice from D [B, N, N], infinite on its diagonal."""
     batch = torch.arange(len(distance), device=distance.device)
     chosen = torch.empty(num_tokens, len(distance), dtype=torch.int64, device=distance.device)
-    nearest = distance.diagonal_scatter(torch.full_like(distance[:, 0], torch.inf), dim1=1, dim2=2).amin(1)
+    nearest = distance.amin(1)
     for step in range(num_tokens):
         last = nearest.argmax(-1)
         chosen[step] = last

@@ -1,8 +1,10 @@
+import math
+
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import normalize
 
-from dynfocus_ops.checks import check_finite, check_int, check_not_empty, check_tensor, score_dtype
+from dynfocus_ops.checks import check_finite, check_int, check_not_empty, check_tensor, checks_values, score_dtype
 
 
 def segment_boundaries(
@@ -30,12 +32,15 @@ def segment_boundaries(
     check_not_empty("frames", frames)
     check_int("min_segments", min_segments, 1)
     check_int("num_smallest", num_smallest, 0)
-    check_finite("frames", frames, None)
-    points = frames.detach().to(score_dtype(frames))
-    similarity = cosine_similarity(points[:-1], points[1:], dim=-1)
-    rank = similarity.argsort(stable=True).argsort()
-    cuts = (similarity < threshold) | (rank < num_smallest)
-    others = similarity.masked_fill(cuts, torch.inf).argsort(stable=True).argsort()
-    cuts |= others < min_segments - 1 - cuts.sum()
+    unit = normalize(frames.detach().to(score_dtype(frames)), dim=-1)
+    similarity = (unit[:-1] * unit[1:]).sum(-1)
+    if checks_values(frames) and not math.isfinite(float(similarity.sum())):
+        check_finite("frames", frames, None)
+    cuts = similarity < threshold
+    cuts[similarity.argsort(stable=True)[:num_smallest]] = True
+    missing = min_segments - 1 - int(cuts.sum())
+    if missing > 0:
+        others = similarity.masked_fill(cuts, torch.inf).argsort(stable=True)
+        cuts[others[:missing]] = True
     starts = cuts.nonzero().flatten() + 1
     return torch.cat([starts.new_zeros(1), starts, starts.new_full((1,), len(frames))])
