@@ -37,7 +37,8 @@ def segment_boundaries(
     if checks_values(frames) and not math.isfinite(float(similarity.sum())):
         check_finite("frames", frames, None)
     cuts = similarity < threshold
-    cuts[similarity.argsort(stable=True)[:num_smallest]] = True
+    if num_smallest > 0:
+        cuts[similarity.argsort(stable=True)[:num_smallest]] = True
     missing = min_segments - 1 - int(cuts.sum())
     if missing > 0:
         others = similarity.masked_fill(cuts, torch.inf).argsort(stable=True)
