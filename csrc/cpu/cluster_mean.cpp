@@ -74,29 +74,27 @@ float total_weight(const int64_t* members, int64_t count, const float* weights) 
 }  // namespace
 
 void mean_of_members(const Points& x, int64_t b, const int64_t* members, int64_t count, const float* weights, int64_t c, int64_t n,
-                     float* mean) {
-  constexpr int64_t kRows = 64;
+                     float* mean, int64_t num_ahead) {
+  constexpr int64_t kRows = 64, kAhead = 8;
   const PointKernels& kernels = point_kernels();
   std::fill_n(mean, n, 0.0f);
   const float total = total_weight(members, count, weights);
   if (total == 0.0f) return;
-  const void* rows[kRows];
+  const void* rows[kRows + kAhead];
   float row_weights[kRows];
   std::vector<float> value(x.in_place() ? 0 : n);
   for (int64_t at = 0; at < count; at += kRows) {
-    const int64_t num_rows = std::min(kRows, count - at);
-    for (int64_t r = 0; r < num_rows; ++r) {
-      rows[r] = x.at(b, members[at + r], c);
-      if (weights != nullptr) row_weights[r] = weights[members[at + r]];
-    }
+    const int64_t num_rows = std::min(kRows, count - at), ahead = std::min(kAhead, count + num_ahead - at - num_rows);
+    for (int64_t r = 0; r < num_rows + ahead; ++r) rows[r] = x.at(b, members[at + r], c);
+    for (int64_t r = 0; r < num_rows && weights != nullptr; ++r) row_weights[r] = weights[members[at + r]];
     if (x.in_place()) {
-      kernels.add_rows[x.element](rows, weights == nullptr ? nullptr : row_weights, num_rows, mean, n);
+      kernels.add_rows[x.element](rows, weights == nullptr ? nullptr : row_weights, num_rows, ahead, mean, n);
       continue;
     }
     for (int64_t r = 0; r < num_rows; ++r) {
       const void* row = value.data();
       x.read(b, members[at + r], c, n, value.data());
-      kernels.add_rows[kFloat32](&row, weights == nullptr ? nullptr : &row_weights[r], 1, mean, n);
+      kernels.add_rows[kFloat32](&row, weights == nullptr ? nullptr : &row_weights[r], 1, 0, mean, n);
     }
   }
   kernels.divide(mean, total, n);
@@ -118,7 +116,8 @@ Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clust
     for (int64_t task = begin; task < end; ++task) {
       const int64_t b = task / (chunks * M), c = task / M % chunks * kChunk, m = task % M, n = std::min(kChunk, C - c);
       const int64_t list = b * (M + 1) + m;
-      mean_of_members(points, b, clusters.first(list), clusters.count(list), clusters.weights(b * N), c, n, sum);
+      const int64_t ahead = clusters.start[(b + 1) * (M + 1)] - clusters.start[list + 1];  // of the same sample
+      mean_of_members(points, b, clusters.first(list), clusters.count(list), clusters.weights(b * N), c, n, sum, ahead);
       kernels.scale_from_float[points.element](sum, 1.0f, out + ((b * M + m) * C + c) * element_size, n);
     }
   });

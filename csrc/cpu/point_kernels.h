@@ -14,9 +14,9 @@ struct PointKernels {
   void (*to_float[kElements])(const void* from, float* to, int64_t n);
   // to[c] = factor * from[c], rounded to nearest even
   void (*scale_from_float[kElements])(const float* from, float factor, void* to, int64_t n);
-  // sum[c] += weights[r] * rows[r][c], r = 0, 1, ... in this order; weights of nullptr are all 1. A sum's bits depend neither on n nor
-  // on how the rows are dealt out to several calls.
-  void (*add_rows[kElements])(const void* const* rows, const float* weights, int64_t num_rows, float* sum, int64_t n);
+  // sum[c] += weights[r] * rows[r][c] for r = 0, 1, ... num_rows - 1 in this order; weights of nullptr are all 1. Another num_ahead rows
+  // follow that are wanted next. A sum's bits depend neither on n nor on how the rows are dealt out to several calls.
+  void (*add_rows[kElements])(const void* const* rows, const float* weights, int64_t num_rows, int64_t num_ahead, float* sum, int64_t n);
   // x[c] /= divisor
   void (*divide)(float* x, float divisor, int64_t n);
   // sum over c of x[c] * y[c], in double

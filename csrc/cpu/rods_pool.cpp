@@ -41,7 +41,7 @@ class QueryGradients {
         std::fill(sum.begin(), sum.end(), 0.0f);
         const void* terms[kMaxGroups];
         for (int64_t g = 0; g < groups; ++g) terms[g] = partial[g] + q * stride;
-        kernels_.add_rows[kFloat32](terms, nullptr, groups, sum.data(), C);
+        kernels_.add_rows[kFloat32](terms, nullptr, groups, 0, sum.data(), C);
         kernels_.scale_from_float[element_](sum.data(), 1.0f, out + (row * Q + rows_.query(row, q)) * C * element_size_, C);
       }
     });

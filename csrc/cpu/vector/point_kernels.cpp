@@ -25,44 +25,64 @@ void scale_from_float(const float* from, float factor, void* to, int64_t n) {
   if (c < n) store_first(y + c, factor * load_first(from + c, n - c), n - c);
 }
 
-// A few rows at a time: their sum goes through a register, not through memory.
+// The whole vectors of a few rows: their sum goes through a register, not through memory. Meanwhile the next few rows come near, into
+// the second cache: they are anywhere, and what the processor guesses by itself is only the rest of a row.
 template <int64_t kRows, bool kWeighted, class T>
-inline void add_few(const void* const* rows, const float* weights, float* sum, int64_t n) {
+void add_group(const void* const* rows, const void* const* next, const float* weights, float* sum, int64_t n) {
+  constexpr int64_t kLine = 64 / sizeof(T);
   const T* row[kRows];  // here, not read again after each store
+  const T* ahead[kRows];
   Vector weight[kRows] = {};
   for (int64_t r = 0; r < kRows; ++r) {
     row[r] = static_cast<const T*>(rows[r]);
+    ahead[r] = static_cast<const T*>(next[r]);
     if (kWeighted) weight[r] += weights[r];
   }
-  const auto add = [&](int64_t c, Vector total, auto load_at) {
+  for (int64_t c = 0; c + kLanes <= n; c += kLanes) {
+    if (c % kLine == 0) {
+#pragma GCC unroll 8
+      for (int64_t r = 0; r < kRows; ++r) __builtin_prefetch(ahead[r] + c, 0, 2);
+    }
+    Vector total = load(sum + c);
 #pragma GCC unroll 8
     for (int64_t r = 0; r < kRows; ++r) {
-      const Vector x = load_at(row[r] + c);
+      const Vector x = load(row[r] + c);
       total += kWeighted ? weight[r] * x : x;
     }
-    return total;
-  };
-  int64_t c = 0;
-  for (; c + kLanes <= n; c += kLanes) store(sum + c, add(c, load(sum + c), [](const T* x) { return load(x); }));
-  const int64_t rest = n - c;
-  if (rest > 0) store_first(sum + c, add(c, load_first(sum + c, rest), [=](const T* x) { return load_first(x, rest); }), rest);
+    store(sum + c, total);
+  }
 }
 
+// In groups of nearly equal size; then what is left of the rows after their whole vectors.
 template <bool kWeighted, class T>
-inline void add_all(const void* const* rows, const float* weights, int64_t num_rows, float* sum, int64_t n) {
-  int64_t r = 0;
-  for (; r + 8 <= num_rows; r += 8) add_few<8, kWeighted, T>(rows + r, kWeighted ? weights + r : nullptr, sum, n);
-  for (; r + 4 <= num_rows; r += 4) add_few<4, kWeighted, T>(rows + r, kWeighted ? weights + r : nullptr, sum, n);
-  for (; r + 2 <= num_rows; r += 2) add_few<2, kWeighted, T>(rows + r, kWeighted ? weights + r : nullptr, sum, n);
-  for (; r < num_rows; ++r) add_few<1, kWeighted, T>(rows + r, kWeighted ? weights + r : nullptr, sum, n);
+void add_all(const void* const* rows, const float* weights, int64_t num_rows, int64_t num_ahead, float* sum, int64_t n) {
+  constexpr int64_t kGroup = 8;
+  constexpr decltype(&add_group<1, kWeighted, T>) kAddGroup[] = {
+      add_group<1, kWeighted, T>, add_group<2, kWeighted, T>, add_group<3, kWeighted, T>, add_group<4, kWeighted, T>,
+      add_group<5, kWeighted, T>, add_group<6, kWeighted, T>, add_group<7, kWeighted, T>, add_group<kGroup, kWeighted, T>};
+  const int64_t groups = (num_rows + kGroup - 1) / kGroup, last_row = num_rows + num_ahead - 1;
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t first = g * num_rows / groups, last = (g + 1) * num_rows / groups;
+    const void* next[kGroup];
+    for (int64_t r = 0; r < kGroup; ++r) next[r] = rows[last + r < last_row ? last + r : last_row];
+    kAddGroup[last - first - 1](rows + first, next, kWeighted ? weights + first : nullptr, sum, n);
+  }
+  const int64_t c = n / kLanes * kLanes, rest = n - c;
+  if (rest == 0) return;
+  Vector total = load_first(sum + c, rest);
+  for (int64_t r = 0; r < num_rows; ++r) {
+    const Vector x = load_first(static_cast<const T*>(rows[r]) + c, rest);
+    total += kWeighted ? weights[r] * x : x;
+  }
+  store_first(sum + c, total, rest);
 }
 
 template <class T>
-void add_rows(const void* const* rows, const float* weights, int64_t num_rows, float* sum, int64_t n) {
+void add_rows(const void* const* rows, const float* weights, int64_t num_rows, int64_t num_ahead, float* sum, int64_t n) {
   if (weights == nullptr) {
-    add_all<false, T>(rows, nullptr, num_rows, sum, n);
+    add_all<false, T>(rows, nullptr, num_rows, num_ahead, sum, n);
   } else {
-    add_all<true, T>(rows, weights, num_rows, sum, n);
+    add_all<true, T>(rows, weights, num_rows, num_ahead, sum, n);
   }
 }
 
