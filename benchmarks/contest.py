@@ -12,8 +12,8 @@ from benchmarks.cases import Case
 from benchmarks.floors import Work
 from benchmarks.memory import peak_extra_bytes, tensors
 from benchmarks.race import Pace, Run, race
+from benchmarks.results import OURS
 
-OURS = "ours"
 Check = Callable[[str, Any], float]
 PEER_SHARE = 0.9  # a peer that is right less often is computing something else
 

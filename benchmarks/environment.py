@@ -12,6 +12,7 @@ from cpuinfo import get_cpu_info
 from benchmarks.half_ops import left_out
 from dynfocus_ops import native
 
+LOAD_AT_START = os.getloadavg()[0]  # of others: at the end it is our own
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE", "LD_PRELOAD")
 PACKAGES = ("torch", "numpy", "faiss-cpu", "scikit-learn", "pykeops")
 
@@ -28,7 +29,7 @@ def describe_machine() -> dict[str, Any]:
         "compiler": build["compiler"],
         "threads": torch.get_num_threads(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "load": os.getloadavg(),
+        "load": LOAD_AT_START,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in PACKAGES},

@@ -12,6 +12,7 @@ from benchmarks.targets import GROWTH, missed
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 METHOD = HERE / "METHOD.md"
+BUSY = 0.5  # processes that wanted to run beside ours
 OPS = {  # sections of the page
     "spatial_prototypes": "spatial_prototypes",
     "dpc_knn": "dpc_knn",
@@ -79,12 +80,13 @@ def facts(run: RunResult) -> str:
     caches = ", ".join(f"{level} {size}" for level, size in machine["caches"].items())
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     commit = (run.commit.get("id") or "unknown")[:12] + (" with changes on top" if run.commit.get("dirty") else "")
+    busy = f" **The machine was busy: load {machine['load']:.1f} at the start.**" if machine["load"] > BUSY else ""
     smoke = "**A smoke run: shapes are cut down, and its times mean nothing.** " if machine["depth"] == "smoke" else ""
     return (
         f"{smoke}{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['instruction_sets'])}; {caches}), "
         f"{machine['threads']} threads, {machine['memory_bytes'] / 2**30:.0f} GiB; {machine['system']}, "
         f"{machine['compiler']}, Python {machine['python']}, {versions}; commit {commit}, {run.when[:10]}, "
-        f"{machine['depth']} run."
+        f"{machine['depth']} run.{busy}"
     )
 
 

@@ -14,6 +14,7 @@ MACHINE = {
     "instruction_sets": ["avx2"],
     "compiler": "GNU 12",
     "threads": 2,
+    "load": 0.1,
     "system": "Linux",
     "python": "3.11",
     "versions": {"torch": "2.13.0", "pykeops": None},
