@@ -84,7 +84,7 @@ float largest(const float* row, int64_t n) {
   Vector most = {};
   for (int64_t j = 0; j < n; j += kLanes) {
     const Vector entry = load(row + j);
-    most = (entry > most) & (entry < kInfinity) ? entry : most;
+    most = ((entry > most) & (entry < kInfinity)) ? entry : most;
   }
   float largest = 0.0f;
   for (int64_t i = 0; i < kLanes; ++i) largest = most[i] > largest ? most[i] : largest;
@@ -124,7 +124,7 @@ float kth_group_minimum(const float* row, int64_t n, int64_t k) {
   }
   Vector bound = Vector{} + kInfinity;  // the smallest one that at least k are at most
   for (int64_t v = 0; v < kVectors; ++v) {
-    bound = (no_larger[v] >= static_cast<int32_t>(k)) & (least[v] < bound) ? least[v] : bound;
+    bound = ((no_larger[v] >= static_cast<int32_t>(k)) & (least[v] < bound)) ? least[v] : bound;
   }
   return smallest_of(bound);
 }
@@ -139,7 +139,7 @@ float smallest_before(const float* row, const int32_t* rank, int32_t own_rank, i
   Vector least = Vector{} + kInfinity;
   for (int64_t j = 0; j < n; j += kLanes) {
     const Vector entry = load(row + j);
-    least = (load(rank + j) < own_rank) & (entry < least) ? entry : least;
+    least = ((load(rank + j) < own_rank) & (entry < least)) ? entry : least;
   }
   return smallest_of(least);
 }
