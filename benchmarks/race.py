@@ -24,7 +24,7 @@ class Pace:
     def of(cls, depth: str) -> "Pace":
         return {
             "smoke": cls(seconds=0, fewest=1, most=1, sample=0),
-            "quick": cls(seconds=4, fewest=5, most=30, sample=0.005),
+            "quick": cls(seconds=2.5, fewest=5, most=30, sample=0.005),
             "full": cls(seconds=15, fewest=7, most=60, sample=0.01),
         }[depth]
 
