@@ -73,24 +73,24 @@ CASES = [
     of("tcformer", "TCFormer, stage 3", 8, 196, 512, 49, 5),
     of("chat_univi", "Chat-UniVi, image", 1, 256, 1024, 64, 5, dtype=HALF, depth="quick"),
     of("chat_univi", "Chat-UniVi, image", 1, 64, 1024, 32, 3, dtype=HALF),
-    of("chat_univi", "Chat-UniVi, image", 1, 32, 1024, 16, 3, dtype=HALF, depth="quick"),
+    of("chat_univi", "Chat-UniVi, image", 1, 32, 1024, 16, 3, dtype=HALF),
     of("chat_univi", "Chat-UniVi, video", 64, 256, 1024, 64, 5, dtype=HALF),
     of("chat_univi", "Chat-UniVi, frames", 1, 64, 1024, 4, 2, dtype=HALF),
-    of("chat_univi", "Chat-UniVi, event", 1, 4096, 1024, 64, 5, dtype=HALF, depth="quick"),
+    of("chat_univi", "Chat-UniVi, event", 1, 4096, 1024, 64, 5, dtype=HALF),
     of("hbi", "HBI, frames", 128, 32, 512, 8, 3, fewest=16, depth="quick"),
-    of("hbi", "HBI, captions", 128, 32, 512, 8, 3, fewest=2, depth="quick"),
+    of("hbi", "HBI, captions", 128, 32, 512, 8, 3, fewest=2),
     of("hbi", "HBI, level 2", 128, 12, 512, 4, 3),
-    of("prunevid", "PruneVid, events", 1, 16, 4096, 4, 7, dtype=HALF, depth="quick"),
+    of("prunevid", "PruneVid, events", 1, 16, 4096, 4, 7, dtype=HALF),
     of("prunevid", "PruneVid, frame", 1, 36, 4096, 18, 7, dtype=HALF),
     of("prunevid", "PruneVid, window", 1, 144, 4096, 72, 7, dtype=HALF, depth="quick"),
-    of("ermvp", "ERMVP", 2, 2160, 256, 432, 10, depth="quick"),
-    of("dynfocus", "DynFocus, level 1", 64, 256, 1408, 16, 8, depth="quick"),
+    of("ermvp", "ERMVP", 2, 2160, 256, 432, 10),
+    of("dynfocus", "DynFocus, level 1", 64, 256, 1408, 16, 8),
     of("dynfocus", "DynFocus, level 2", 64, 16, 1408, 6, 3),
     of("holitom", "HoliTom, distances", 1, 196, 3584, 49, 7, dtype=HALF, depth="quick"),
-    of("hot", "HoT", 64, 243, 512, 81, 2, depth="quick"),
+    of("hot", "HoT", 64, 243, 512, 81, 2),
     of("flashvid", "FlashVID, frame", 1, 35, 3584, 4, 4, dtype=HALF, depth="quick"),
     of("flashvid", "FlashVID, frame", 1, 178, 3584, 41, 7, dtype=HALF),
-    of("missrec", "MISSRec", 1, 3000, 300, 300, 5, depth="quick"),
+    of("missrec", "MISSRec", 1, 3000, 300, 300, 5),
 ]
 # The dialects' functions, each as (x, clusters, k, mask) to what holds its labels or centres.
 OURS: dict[str, Callable[[Tensor, int, int, Tensor | None], Any]] = {
@@ -128,7 +128,7 @@ def test_dropin(case: DropinCase, contest: Contest, depth: str) -> None:
 
 
 SPARSEVLM = [
-    of("sparsevlm", "SparseVLM", 1, n, 4096, num, num, dtype=dtype, depth="quick" if n in (33, 83) else "full")
+    of("sparsevlm", "SparseVLM", 1, n, 4096, num, num, dtype=dtype, depth="quick" if n == 33 else "full")
     for n, num in ((29, 3), (33, 4), (83, 9))
     for dtype in (torch.float16, torch.float32)
 ]
@@ -149,7 +149,7 @@ def test_dropin_cluster_and_merge(case: DropinCase, contest: Contest, depth: str
 
 
 MERGES = [
-    of("tcformer", "TCFormer, stage 1, both ways", 8, 3136, 128, 784, 0, depth="quick"),
+    of("tcformer", "TCFormer, stage 1, both ways", 8, 3136, 128, 784, 0),
     of("chat_univi", "Chat-UniVi, video, both ways", 64, 256, 1024, 64, 0, dtype=HALF),
     of("ermvp", "ERMVP, both ways", 2, 2160, 256, 432, 0),
 ]
@@ -180,7 +180,7 @@ def test_dropin_merge(case: DropinCase, contest: Contest, depth: str) -> None:
     contest(case, contenders, share, Work(flops=2 * x.numel(), read=moved, written=moved))
 
 
-DENSITY = of("holitom", "HoliTom, window to tokens", 1, 196, 3584, 49, 7, dtype=HALF, depth="quick")
+DENSITY = of("holitom", "HoliTom, window to tokens", 1, 196, 3584, 49, 7, dtype=HALF)
 
 
 @pytest.mark.parametrize("case", [DENSITY, replace(DENSITY, clusters=20)], ids=str)

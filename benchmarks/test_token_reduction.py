@@ -38,7 +38,7 @@ class TokensCase(Case):
 
 
 MATCHING = [
-    TokensCase(used_by="ToMe, ViT-L", b=8, n=196, c=1024, m=16, depth="quick"),
+    TokensCase(used_by="ToMe, ViT-L", b=8, n=196, c=1024, m=16),
     TokensCase(used_by="DYTO, LLaVA", b=16, n=576, c=1024, m=144),
 ]
 
@@ -60,7 +60,7 @@ def test_token_reduction_matching(case: TokensCase, contest: Contest, depth: str
     contest(case, contenders, share, moved(x), own_share=NEARLY)
 
 
-ANCHORS = [TokensCase(used_by="FastVID", b=8, n=732, c=3584, m=19, depth="quick", dtype=torch.bfloat16)]
+ANCHORS = [TokensCase(used_by="FastVID", b=8, n=732, c=3584, m=19, dtype=torch.bfloat16)]
 
 
 @pytest.mark.parametrize("case", ANCHORS, ids=str)
@@ -84,7 +84,7 @@ def test_token_reduction_anchors(case: TokensCase, contest: Contest, depth: str)
 
 
 DIVERSITY = [
-    TokensCase(used_by="FlashVID, ADTS", b=16, n=196, c=1152, m=35, depth="quick"),
+    TokensCase(used_by="FlashVID, ADTS", b=16, n=196, c=1152, m=35),
     TokensCase(used_by="DivPrune", b=1, n=576, c=4096, m=57),
 ]
 
@@ -105,7 +105,7 @@ def test_token_reduction_diversity(case: TokensCase, contest: Contest, depth: st
     contest(case, contenders, share, moved(x), own_share=NEARLY)
 
 
-SEGMENTS = [TokensCase(used_by="FlashVID", b=1, n=64, c=3584, m=8, depth="quick")]
+SEGMENTS = [TokensCase(used_by="FlashVID", b=1, n=64, c=3584, m=8)]
 
 
 @pytest.mark.parametrize("case", SEGMENTS, ids=str)
@@ -125,7 +125,7 @@ def test_token_reduction_segments(case: TokensCase, contest: Contest, depth: str
 
 
 VIDEOS = [
-    TokensCase(page="compress_video_tokens", used_by="LLaVA-OneVision", b=32, n=196, c=3584, m=1024, depth="quick"),
+    TokensCase(page="compress_video_tokens", used_by="LLaVA-OneVision", b=32, n=196, c=3584, m=1024),
     TokensCase(page="compress_video_tokens", used_by="LLaVA-OneVision, long", b=256, n=196, c=896, m=2048),
 ]
 
