@@ -38,9 +38,9 @@ class CaseResult:
         return min(names, key=self.median, default=None)
 
     def floor(self) -> list[float] | None:
-        """By rounds: the product or the bytes, whichever takes longer."""
+        """By rounds: the product or the bytes, whichever takes longer; for the rounds that have both."""
         floors = [self.seconds[name] for name in (PRODUCT, FRESH_COPY) if name in self.seconds]
-        return [max(times) for times in zip(*floors, strict=True)] if floors else None
+        return [max(times) for times in zip(*floors, strict=False)] if floors else None
 
     def times_floor(self, name: str = OURS) -> float | None:
         floor = self.floor()
