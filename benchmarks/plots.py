@@ -201,7 +201,7 @@ def _curves(
     for kind, style in CURVES:
         shown = [(x(result), y(result, name)) for result in results if (name := _contender(result, kind))]
         axes.plot(*zip(*shown, strict=True), **style)
-        if guide is not None and kind == OURS:
+        if guide is not None and kind == OURS and shown:
             last_x, last_y = shown[-1]
             axes.plot([at for at, _ in shown], [last_y * (at / last_x) ** guide for at, _ in shown], ":", color=FAINT)
     axes.set(xscale="log", yscale="log")

@@ -128,7 +128,7 @@ def case_rows(result: CaseResult) -> list[list[str]]:
 
 
 def connector_table(run: RunResult) -> str:
-    results = sorted(run.of("connector"), key=frames)
+    results = sorted((result for result in run.of("connector") if OURS in result.details), key=frames)
     names = connector_parts(results)
     rows = []
     for result in results:

@@ -66,6 +66,12 @@ def test_a_run_of_one_op_has_a_page_too(tmp_path: Path) -> None:
     assert "Not in this run." in text
 
 
+def test_a_run_in_which_ours_was_refused_has_a_page_too(tmp_path: Path) -> None:
+    times = {key: {name: seconds for name, seconds in peers.items() if name != "ours"} for key, peers in TIMES.items()}
+    main([str(write_run(tmp_path / "run.json", times)), "--out", str(tmp_path)])
+    assert "| 4×4096×1024, 64, k 5, fp32<br>someone | compiled, top-k |" in (tmp_path / "benchmarks.md").read_text()
+
+
 def test_growth_is_the_power_of_n(tmp_path: Path) -> None:
     assert growth_exponent(read_run(tmp_path / "run.json", TIMES, parts=PARTS)) == pytest.approx(2)
 
