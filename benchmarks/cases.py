@@ -1,5 +1,6 @@
 """What a case is, how much of the suite asks for it, and what its inputs look like."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
@@ -15,7 +16,7 @@ SMOKE = {"b": 2, "t": 12, "n": 40, "m": 10, "c": 24, "q": 3, "clusters": 4, "k":
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(ABC):
     """A shape of an op. Subclasses add its sizes as int fields, named as in the op's docstring, and say its `shape`."""
 
     used_by: str
@@ -23,8 +24,8 @@ class Case:
     dtype: torch.dtype = torch.float32
 
     @property
-    def shape(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def shape(self) -> str: ...
 
     def __str__(self) -> str:
         return f"{self.shape}-{DTYPES[self.dtype]}"

@@ -31,6 +31,7 @@ constexpr int64_t kLanes = 4, kRegisters = 16;
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(alignof(float)), may_alias));
 
 [[maybe_unused]] inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+[[maybe_unused]] inline Vector broadcast(float x) { return Vector{} + x; }
 [[maybe_unused]] inline void store(float* to, Vector vector) { *reinterpret_cast<Vector*>(to) = vector; }
 
 }  // namespace

@@ -73,8 +73,6 @@ struct PairProduct {
 };
 #endif
 
-inline Vector broadcast(float x) { return Vector{} + x; }
-
 // The entries of kRows x kVectors * kLanes pairs, in registers.
 template <class Entry, int64_t kRows, int64_t kVectors>
 inline void add_tile(const float* rows, const float* columns, int64_t depth, float* sums, int64_t stride) {

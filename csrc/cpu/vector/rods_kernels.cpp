@@ -12,8 +12,6 @@ namespace {
 constexpr int64_t kRegisterRows = kRegisters * 3 / 8;  // times 2 vectors: three quarters of the registers hold sums
 static_assert(kTileRows % kRegisterRows == 0 && kPad % kLanes == 0);
 
-inline Vector broadcast(float x) { return Vector{} + x; }
-
 inline float sum_of(Vector x) {
   float lanes[kLanes];
   store(lanes, x);
