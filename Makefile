@@ -39,7 +39,7 @@ $(VENV)/installed: $(VENV)/torch $(BUILD_FILES)
 
 $(VENV)/test-tools: $(VENV)/installed
 	$(PIP) install --quiet --no-build-isolation -c constraints.txt \
-	    build hypothesis mypy pytest pytest-benchmark pytest-timeout ruff
+	    build hypothesis mypy pytest pytest-benchmark pytest-timeout ruff triton
 	@touch $@
 
 $(VENV)/bench-tools: $(VENV)/test-tools
@@ -71,7 +71,7 @@ test: lint build/wheel/installed
 	mkdir build/empty
 	cp -r tests benchmarks pyproject.toml build/empty
 	cd build/empty && PATH="$(CURDIR)/build/wheel/bin:$(CURDIR)/$(BIN):$$PATH" DYNFOCUS_SOURCE="$(CURDIR)" \
-	    python -P -m pytest $(PYTEST_ARGS)
+	    sh -c 'python -P -m pytest $(PYTEST_ARGS) && TRITON_INTERPRET=1 python -P -m pytest tests/ops tests/triton $(PYTEST_ARGS)'
 
 # FULL=1 for every shape. Threads wait as they do for users, and torch takes huge pages: see benchmarks/METHOD.md.
 bench: $(VENV)/bench-tools

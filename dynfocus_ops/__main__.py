@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from dynfocus_ops import native
-from dynfocus_ops.backends import BACKENDS, CPU_DTYPES, CPU_OPS
+from dynfocus_ops.backends import BACKENDS, CPU_OPS, KERNEL_DTYPES
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def backends() -> list[tuple[str, str]]:
     lines = []
     for name, can_run in BACKENDS.items():
         reason = can_run("dpc_knn", sample)
-        dtypes = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in CPU_DTYPES))
+        dtypes = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in KERNEL_DTYPES))
         covers = "every op, device and dtype" if name == "reference" else f"{', '.join(sorted(CPU_OPS))} on {dtypes}"
         lines.append((f"backend {name}", f"no: {reason}" if reason else f"yes: {covers}"))
     return lines

@@ -5,16 +5,19 @@ DYNFOCUS_BACKEND, then the fastest backend whose predicate passes. A backend ask
 only the automatic choice moves on, and it logs what it took and why.
 """
 
+import importlib
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dynfocus_ops import native
+from dynfocus_ops import native, reference
 
 logger = logging.getLogger("dynfocus_ops")
 
@@ -32,7 +35,8 @@ CPU_OPS = frozenset(
         "spatial_prototypes",
     }
 )
-CPU_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
+TRITON_OPS: frozenset[str] = frozenset()
+KERNEL_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 _context = threading.local()
 _said: set[tuple[object, ...]] = set()
@@ -49,7 +53,7 @@ def can_run_cpu(op: str, x: Tensor) -> str | None:
         return f"{op} has no native CPU kernel"
     if x.device.type != "cpu":
         return f"x is on {x.device}, the native CPU kernels need a CPU tensor"
-    if x.dtype not in CPU_DTYPES:
+    if x.dtype not in KERNEL_DTYPES:
         return f"x is {x.dtype}, the native CPU kernels take float32, bfloat16 and float16"
     try:
         native.load()
@@ -59,8 +63,33 @@ def can_run_cpu(op: str, x: Tensor) -> str | None:
     return None
 
 
+def can_run_triton(op: str, x: Tensor) -> str | None:
+    """None if the Triton kernel of `op` can take `x`, else the reason why not."""
+    if op not in TRITON_OPS:
+        return f"{op} has no Triton kernel"
+    if find_spec("triton") is None:
+        return "the package triton is not installed"
+    if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreted()):
+        return f"x is on {x.device}, the Triton kernels need a CUDA tensor (or TRITON_INTERPRET=1 and a CPU tensor)"
+    if x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < (8, 0):
+        major, minor = torch.cuda.get_device_capability(x.device)
+        return f"{x.device} has compute capability {major}.{minor}, the Triton kernels need 8.0 or later"
+    if x.dtype not in KERNEL_DTYPES:
+        return f"x is {x.dtype}, the Triton kernels take float32, bfloat16 and float16"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter; Triton reads this when a kernel is defined."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 # Fastest first.
-BACKENDS: dict[str, Callable[[str, Tensor], str | None]] = {"cpu": can_run_cpu, "reference": can_run_reference}
+BACKENDS: dict[str, Callable[[str, Tensor], str | None]] = {
+    "triton": can_run_triton,
+    "cpu": can_run_cpu,
+    "reference": can_run_reference,
+}
 
 
 @contextmanager
@@ -109,6 +138,20 @@ def select_backend(op: str, requested: str, x: Tensor) -> str:
             return name
         refusals.append(f"not {name}: {reason}")
     raise RuntimeError(f"no backend can run {op}: {'; '.join(refusals)}")
+
+
+def select_kernel(op: str, requested: str, x: Tensor, function: str = "") -> Callable[..., Any]:
+    """The function that runs `op` on `x`: that of the backend chosen, all with the same arguments.
+
+    `function` names another function of the op than the one of its name, such as its backward pass.
+    """
+    backend = select_backend(op, requested, x)
+    if backend == "triton":
+        module: Any = importlib.import_module(f"dynfocus_ops.triton.{op}")
+    else:
+        module = reference if backend == "reference" else torch.ops.dynfocus_native
+    kernel: Callable[..., Any] = getattr(module, function or op)
+    return kernel
 
 
 def _requested(argument: str) -> tuple[str, str]:

@@ -3,8 +3,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynfocus_ops import reference
-from dynfocus_ops.backends import select_backend
+from dynfocus_ops.backends import select_kernel
 from dynfocus_ops.checks import (
     check_index,
     check_int,
@@ -55,9 +54,7 @@ def cluster_mean(
 @torch.library.custom_op("dynfocus::cluster_mean", mutates_args=())
 def _cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None, backend: str) -> Tensor:
     check_index("assignment", assignment, -1, num_clusters, "-1 or a cluster")
-    if select_backend("cluster_mean", backend, x) == "cpu":
-        return torch.ops.dynfocus_native.cluster_mean(x, assignment, num_clusters, weight)
-    return reference.cluster_mean(x, assignment, num_clusters, weight)
+    return select_kernel("cluster_mean", backend, x)(x, assignment, num_clusters, weight)
 
 
 @_cluster_mean.register_fake
@@ -70,9 +67,7 @@ def cluster_mean_backward(
     grad: Tensor, x: Tensor | None, assignment: Tensor, weight: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight from grad [B, num_clusters, C]; that of weight is empty [0] without weight or x."""
-    if select_backend("cluster_mean", backend, grad) == "cpu":
-        return torch.ops.dynfocus_native.cluster_mean_backward(grad, x, assignment, weight)
-    return reference.cluster_mean_backward(grad, x, assignment, weight)
+    return select_kernel("cluster_mean", backend, grad, "cluster_mean_backward")(grad, x, assignment, weight)
 
 
 @cluster_mean_backward.register_fake

@@ -1,8 +1,7 @@
 import torch
 from torch import Tensor
 
-from dynfocus_ops import reference
-from dynfocus_ops.backends import select_backend
+from dynfocus_ops.backends import select_kernel
 from dynfocus_ops.checks import (
     check_finite,
     check_points,
@@ -51,13 +50,10 @@ def _density_peak_distance(
     x: Tensor, log_density: Tensor, mask: Tensor | None, distance_scale: float | None, backend: str
 ) -> tuple[Tensor, Tensor]:
     check_finite("log_density", log_density.unsqueeze(-1), mask)
-    scale = float(distance_scale or x.shape[-1])
-    if select_backend("density_peak_distance", backend, x) == "cpu":
-        if log_density.dtype == torch.float64:  # whose order float32 may lose
-            log_density = -log_density.argsort(dim=-1, descending=True, stable=True).argsort(-1)
-        delta, parent = torch.ops.dynfocus_native.density_peak_distance(x, log_density.float(), mask, scale)
-    else:
-        delta, parent = reference.density_peak_distance(x, log_density, mask, scale)
+    if log_density.dtype == torch.float64:  # only its order matters, which float32 may lose
+        log_density = -log_density.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    kernel = select_kernel("density_peak_distance", backend, x)
+    delta, parent = kernel(x, log_density.float(), mask, float(distance_scale or x.shape[-1]))
     check_scores(delta, x, mask)
     return delta, parent
 

@@ -3,8 +3,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dynfocus_ops import reference
-from dynfocus_ops.backends import select_backend
+from dynfocus_ops.backends import select_kernel
 from dynfocus_ops.checks import (
     check_enough_points,
     check_int,
@@ -95,8 +94,8 @@ def _dpc_knn(
     check_enough_points("num_clusters", num_clusters, mask)
     check_enough_points("k", k, mask)
     check_noise(noise, mask)
-    run = torch.ops.dynfocus_native.dpc_knn if select_backend("dpc_knn", backend, x) == "cpu" else reference.dpc_knn
-    result = run(x, num_clusters, k, mask, float(distance_scale or x.shape[-1]), noise)
+    kernel = select_kernel("dpc_knn", backend, x)
+    result = kernel(x, num_clusters, k, mask, float(distance_scale or x.shape[-1]), noise)
     check_scores(result[2], x, mask)
     check_scores(result[3], x, mask)
     return result

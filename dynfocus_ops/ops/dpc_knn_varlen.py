@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dynfocus_ops import reference
-from dynfocus_ops.backends import select_backend
+from dynfocus_ops.backends import select_kernel
 from dynfocus_ops.checks import (
     check_int,
     check_noise,
@@ -110,11 +109,8 @@ def _dpc_knn_varlen(
     _check_segments(bounds, clusters, neighbors, max_seqlen, x, mask)
     check_noise(noise, mask)
     scale = float(distance_scale or x.shape[-1])
-    if select_backend("dpc_knn_varlen", backend, x) == "cpu":
-        result = torch.ops.dynfocus_native.dpc_knn_varlen(x, bounds, clusters, neighbors, mask, scale, noise)
-    else:
-        result = reference.dpc_knn_varlen(x, bounds, clusters, neighbors, mask, scale, noise)
-    assignment, centers, log_density, delta = result
+    kernel = select_kernel("dpc_knn_varlen", backend, x)
+    assignment, centers, log_density, delta = kernel(x, bounds, clusters, neighbors, mask, scale, noise)
     check_scores(log_density, x, mask)
     check_scores(delta, x, mask)
     cu_clusters = torch.tensor([0, *clusters], device=x.device).cumsum(0)

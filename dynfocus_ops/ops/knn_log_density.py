@@ -1,8 +1,7 @@
 import torch
 from torch import Tensor
 
-from dynfocus_ops import reference
-from dynfocus_ops.backends import select_backend
+from dynfocus_ops.backends import select_kernel
 from dynfocus_ops.checks import (
     check_enough_points,
     check_int,
@@ -49,9 +48,8 @@ def _knn_log_density(
 ) -> Tensor:
     check_enough_points("k", k, mask)
     check_noise(noise, mask)
-    native = select_backend("knn_log_density", backend, x) == "cpu"
-    run = torch.ops.dynfocus_native.knn_log_density if native else reference.knn_log_density
-    log_density = run(x, k, mask, float(distance_scale or x.shape[-1]), noise)
+    kernel = select_kernel("knn_log_density", backend, x)
+    log_density = kernel(x, k, mask, float(distance_scale or x.shape[-1]), noise)
     check_scores(log_density, x, mask)
     return log_density
 

@@ -1,8 +1,7 @@
 import torch
 from torch import Tensor
 
-from dynfocus_ops import reference
-from dynfocus_ops.backends import select_backend
+from dynfocus_ops.backends import select_kernel
 from dynfocus_ops.checks import (
     check_finite,
     check_index,
@@ -45,9 +44,7 @@ def _nearest_center(x: Tensor, centers: Tensor, mask: Tensor | None, backend: st
     check_index("centers", centers, 0, x.shape[1], "the points of x")
     _check_centers(centers, mask)
     check_finite("x", x, mask)
-    if select_backend("nearest_center", backend, x) == "cpu":
-        return torch.ops.dynfocus_native.nearest_center(x, centers, mask)
-    return reference.nearest_center(x, centers, mask)
+    return select_kernel("nearest_center", backend, x)(x, centers, mask)
 
 
 def _check_centers(centers: Tensor, mask: Tensor | None) -> None:

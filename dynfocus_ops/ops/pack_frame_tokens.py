@@ -3,8 +3,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynfocus_ops import reference
-from dynfocus_ops.backends import select_backend
+from dynfocus_ops.backends import select_kernel
 from dynfocus_ops.checks import check_index, check_same_device, check_shape, check_tensor, checks_values
 
 
@@ -47,9 +46,7 @@ def _pack_frame_tokens(fine: Tensor, coarse: Tensor, key_index: Tensor, backend:
     check_index("key_index", key_index, 0, coarse.shape[0], "the frames of coarse")
     if checks_values(key_index) and len(key_index.unique()) < len(key_index):
         raise ValueError(f"key_index is {key_index.tolist()}, it must not repeat a frame")
-    if select_backend("pack_frame_tokens", backend, fine) == "cpu":
-        return torch.ops.dynfocus_native.pack_frame_tokens(fine, coarse, key_index)
-    return reference.pack_frame_tokens(fine, coarse, key_index)
+    return select_kernel("pack_frame_tokens", backend, fine)(fine, coarse, key_index)
 
 
 @_pack_frame_tokens.register_fake
@@ -63,9 +60,8 @@ def pack_frame_tokens_backward(
     grad: Tensor, key_index: Tensor, num_fine: int, num_coarse: int, num_frames: int, backend: str
 ) -> tuple[Tensor, Tensor]:
     """Gradients of fine [K, num_fine, D] and coarse [num_frames, num_coarse, D] from grad [K num_fine + 2 T, D]."""
-    if select_backend("pack_frame_tokens", backend, grad) == "cpu":
-        return torch.ops.dynfocus_native.pack_frame_tokens_backward(grad, key_index, num_fine, num_coarse, num_frames)
-    return reference.pack_frame_tokens_backward(grad, key_index, num_fine, num_coarse, num_frames)
+    kernel = select_kernel("pack_frame_tokens", backend, grad, "pack_frame_tokens_backward")
+    return kernel(grad, key_index, num_fine, num_coarse, num_frames)
 
 
 @pack_frame_tokens_backward.register_fake

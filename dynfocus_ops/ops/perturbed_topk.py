@@ -3,8 +3,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynfocus_ops import reference
-from dynfocus_ops.backends import select_backend
+from dynfocus_ops.backends import select_kernel
 from dynfocus_ops.checks import (
     check_int,
     check_not_empty,
@@ -104,9 +103,8 @@ def _perturbed_topk(
     grad: str,
     backend: str,
 ) -> Tensor:
-    if select_backend("perturbed_topk", backend, scores) == "cpu":
-        return torch.ops.dynfocus_native.perturbed_topk(scores, k, num_samples, sigma, seed, noise, antithetic)
-    return reference.perturbed_topk(scores, k, num_samples, sigma, seed, noise, antithetic)
+    kernel = select_kernel("perturbed_topk", backend, scores)
+    return kernel(scores, k, num_samples, sigma, seed, noise, antithetic)
 
 
 @_perturbed_topk.register_fake
@@ -137,11 +135,9 @@ def perturbed_topk_backward(
     backend: str,
 ) -> Tensor:
     """Gradient of the scores from grad_output [B, k, L]."""
-    if select_backend("perturbed_topk", backend, scores) == "cpu":
-        return torch.ops.dynfocus_native.perturbed_topk_backward(
-            grad_output, scores, num_samples, sigma, seed, noise, antithetic, grad == "diagonal"
-        ).to(scores.dtype)
-    return reference.perturbed_topk_backward(grad_output, scores, num_samples, sigma, seed, noise, antithetic, grad)
+    kernel = select_kernel("perturbed_topk", backend, scores, "perturbed_topk_backward")
+    diagonal = grad == "diagonal"
+    return kernel(grad_output, scores, num_samples, sigma, seed, noise, antithetic, diagonal).to(scores.dtype)
 
 
 @perturbed_topk_backward.register_fake

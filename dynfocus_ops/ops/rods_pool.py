@@ -3,8 +3,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynfocus_ops import reference
-from dynfocus_ops.backends import select_backend
+from dynfocus_ops.backends import select_kernel
 from dynfocus_ops.checks import (
     check_index,
     check_not_empty,
@@ -83,9 +82,8 @@ def _rods_pool(
     if query_mask is not None and checks_values(query_mask) and not bool(query_mask.any(-1).all()):
         row = int((~query_mask.any(-1)).nonzero()[0])
         raise ValueError(f"query_mask leaves no query in row {row}, it must leave at least one in each")
-    native = select_backend("rods_pool", backend, tokens) == "cpu"
-    run = torch.ops.dynfocus_native.rods_pool if native else reference.rods_pool
-    return run(tokens, queries, frame_query, query_mask, _scale(tokens, scale))
+    kernel = select_kernel("rods_pool", backend, tokens)
+    return kernel(tokens, queries, frame_query, query_mask, _scale(tokens, scale))
 
 
 @_rods_pool.register_fake
@@ -108,14 +106,8 @@ def rods_pool_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of tokens and queries from grad [T, 2, C], empty [0] if not needed; the attention is computed again."""
-    inputs = (grad, tokens, queries, frame_query, query_mask, _scale(tokens, scale))
-    if select_backend("rods_pool", backend, tokens) == "cpu":
-        return torch.ops.dynfocus_native.rods_pool_backward(*inputs, needs_tokens, needs_queries)
-    grad_tokens, grad_queries = reference.rods_pool_backward(*inputs)
-    return (
-        grad_tokens if needs_tokens else tokens.new_empty(0),
-        grad_queries if needs_queries else queries.new_empty(0),
-    )
+    kernel = select_kernel("rods_pool", backend, tokens, "rods_pool_backward")
+    return kernel(grad, tokens, queries, frame_query, query_mask, _scale(tokens, scale), needs_tokens, needs_queries)
 
 
 @rods_pool_backward.register_fake

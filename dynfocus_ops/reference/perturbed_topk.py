@@ -43,13 +43,13 @@ def perturbed_topk_backward(
     seed: Tensor | None,
     noise: Tensor | None,
     antithetic: bool,
-    kind: str,
+    diagonal: bool,
 ) -> Tensor:
     """The gradient of the scores from grad G [B, k, L], for the samples' indicators P_s [k, L] and w_s = <G, P_s>.
 
-    "full" is the vector-Jacobian product E[<G, P> Z] / sigma with the other samples' mean as baseline,
+    The full one is the vector-Jacobian product E[<G, P> Z] / sigma with the other samples' mean as baseline,
     1 / (n sigma) sum_s (w_s - mean_{r != s} w_r) Z_s; of an antithetic pair each is the other's baseline.
-    "diagonal" is 1 / (n sigma) sum_s sum_j G[j, l] P_s[j, l] Z_s[l].
+    The diagonal one is 1 / (n sigma) sum_s sum_j G[j, l] P_s[j, l] Z_s[l].
     """
     dtype, k = scores.dtype, grad.shape[1]
     scores = upcast(scores)
@@ -60,11 +60,11 @@ def perturbed_topk_backward(
     for _, z in noise_chunks(scores, num_samples, seed, noise, antithetic):
         chosen = topk_in_order(scores.unsqueeze(1) + sigma * z, k)
         picked = grad.gather(1, (chosen + slot).flatten(1)).view(chosen.shape)
-        if kind == "diagonal":  # the k choices of a sample are distinct: at most one number in each place
+        if diagonal:  # the k choices of a sample are distinct: at most one number in each place
             total += (torch.zeros_like(z).scatter(2, chosen, picked) * z).sum(1)
         else:
             sample_weights.append(picked.sum(-1))
-    if kind == "full":
+    if not diagonal:
         weights = torch.cat(sample_weights, 1)
         for start, z in noise_chunks(scores, num_samples, seed, noise, antithetic):
             total += (z * baselined(weights, antithetic)[:, start : start + z.shape[1]].unsqueeze(-1)).sum(1)

@@ -25,9 +25,16 @@ def rods_pool(tokens: Tensor, queries: Tensor, frame_query: Tensor, query_mask: 
 
 
 def rods_pool_backward(
-    grad: Tensor, tokens: Tensor, queries: Tensor, frame_query: Tensor, query_mask: Tensor | None, scale: float
+    grad: Tensor,
+    tokens: Tensor,
+    queries: Tensor,
+    frame_query: Tensor,
+    query_mask: Tensor | None,
+    scale: float,
+    needs_tokens: bool,
+    needs_queries: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of tokens and queries from grad [T, 2, C] = (g_0, g_1).
+    """Gradients of tokens and queries from grad [T, 2, C] = (g_0, g_1); empty [0] where not needed.
 
     With attention A_qm, its logits s_qm = scale q . x_m and w_q the weight of query q in the mean:
     dA_qm = w_q g_0 . x_m, ds_qm = A_qm (dA_qm - sum_n A_qn dA_qn),
@@ -52,7 +59,10 @@ def rods_pool_backward(
     grad_query = per_query.view(queries.shape).to(queries.dtype)
     if query_mask is not None:  # where grad or tokens are not finite, a weight of 0 does not make it 0
         grad_query = grad_query.masked_fill(~query_mask.unsqueeze(-1), 0)
-    return torch.cat(grad_tokens).to(tokens.dtype), grad_query
+    return (
+        torch.cat(grad_tokens).to(tokens.dtype) if needs_tokens else tokens.new_empty(0),
+        grad_query if needs_queries else queries.new_empty(0),
+    )
 
 
 def frame_blocks(

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from dynfocus_ops import native
-from dynfocus_ops.backends import CPU_OPS
+from dynfocus_ops.backends import CPU_OPS, TRITON_OPS, interpreted
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 # An install that says it has no native library is tested without; one that has lost its library fails.
@@ -21,6 +21,9 @@ NATIVE = os.environ.get("DYNFOCUS_BUILD") != "none" and not native.NOT_BUILT.is_
 
 
 def backends(op: str) -> list[str]:
+    """The backends to test here: Triton's interpreter has a process of its own (TRITON_INTERPRET=1)."""
+    if interpreted():
+        return ["triton"] if op in TRITON_OPS else []
     return ["reference", *(["cpu"] if op in CPU_OPS and NATIVE else [])]
 
 

@@ -114,7 +114,7 @@ def test_no_query_left_is_zero_where_it_is_not_refused() -> None:
     frame_query = torch.zeros(2, dtype=torch.int64)
     pooled = reference.rods_pool(tokens, queries, frame_query, mask, 1.0)
     assert (pooled[:, 0] == 0).all() and torch.equal(pooled[:, 1], tokens.mean(1))
-    grads = reference.rods_pool_backward(torch.ones(2, 2, 5), tokens, queries, frame_query, mask, 1.0)
+    grads = reference.rods_pool_backward(torch.ones(2, 2, 5), tokens, queries, frame_query, mask, 1.0, True, True)
     assert torch.allclose(grads[0], torch.full_like(tokens, 1 / 9)) and (grads[1] == 0).all()
 
 
