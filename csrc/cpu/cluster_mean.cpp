@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "huge_pages.h"
@@ -18,12 +19,13 @@ namespace {
 using torch::headeronly::ScalarType;
 
 constexpr int64_t kChunk = 512;  // channels a thread averages at a time
-constexpr int64_t kGrain = 1 << 15;               // numbers worth a thread's while
+constexpr int64_t kGrain = 1 << 15;  // numbers worth a thread's while
 
 // The members of each cluster of a batch of assignments [B, N]; in each sample, those of no cluster come last, as cluster num_clusters.
 struct Clusters {
   std::vector<int64_t> members;  // [B * N]: points of one sample after another, sorted by cluster, then index
   std::vector<int64_t> start;    // [B * (num_clusters + 1) + 1]: list m has members [start[m], start[m + 1])
+  std::vector<int64_t> list;     // [B * N]: the list of each point
   std::vector<float> weight;     // [B * N], or empty where all are 1
 
   Clusters(const Tensor& assignment, int64_t B, int64_t N, int64_t num_clusters, const std::optional<Tensor>& weights) {
@@ -34,23 +36,21 @@ struct Clusters {
 
     const Tensor contiguous = torch::stable::contiguous(assignment);
     const int64_t* cluster = contiguous.const_data_ptr<int64_t>();
-    const auto list = [&](int64_t b, int64_t i) {
-      const int64_t m = cluster[b * N + i];
-      return b * (num_clusters + 1) + (m < 0 ? num_clusters : m);
-    };
+    list.resize(B * N);
     start.assign(B * (num_clusters + 1) + 1, 0);
     for (int64_t b = 0; b < B; ++b) {
       for (int64_t i = 0; i < N; ++i) {
         STD_TORCH_CHECK(cluster[b * N + i] >= -1 && cluster[b * N + i] < num_clusters, "assignment[", b, ", ", i, "] is ",
                         cluster[b * N + i], ", it must be -1 (no cluster) or below num_clusters=", num_clusters);
-        ++start[list(b, i) + 1];
+        list[b * N + i] = b * (num_clusters + 1) + (cluster[b * N + i] < 0 ? num_clusters : cluster[b * N + i]);
+        ++start[list[b * N + i] + 1];
       }
     }
     for (size_t m = 1; m < start.size(); ++m) start[m] += start[m - 1];
     members.resize(B * N);
     std::vector<int64_t> next(start.begin(), start.end() - 1);
     for (int64_t b = 0; b < B; ++b) {
-      for (int64_t i = 0; i < N; ++i) members[next[list(b, i)]++] = i;
+      for (int64_t i = 0; i < N; ++i) members[next[list[b * N + i]]++] = i;
     }
     if (weights) {
       weight.resize(B * N);
@@ -147,27 +147,30 @@ std::tuple<Tensor, Tensor> cluster_mean_backward(const Tensor& grad, const std::
   char* out = static_cast<char*>(grad_x.mutable_data_ptr());
   const int64_t row_size = C * static_cast<int64_t>(grad.element_size());
   const PointKernels& kernels = point_kernels();
-  std::vector<double> product(wants_weight ? B * N : 0);  // g . x_i, in the order of the members
+  std::vector<double> product(wants_weight ? B * N : 0);  // g . x_i
+  // By clusters, whose members share w_i / W g where all weights are 1; else by points, so that x is read in the order it lies in.
   torch::stable::parallel_for(0, B * N, kGrain / C + 1, [&](int64_t begin, int64_t end) {
     std::vector<float> g_buffer(C), x_buffer(wants_weight ? C : 0);
+    std::vector<char> row(weight ? 0 : row_size);
     const float* g = nullptr;
-    std::vector<char> row(row_size);  // w_i / W g, the same for all members of a cluster but for their weights
     int64_t list = -1;
     for (int64_t at = begin; at < end; ++at) {
-      const bool same = list >= 0 && at < clusters.start[list + 1];
-      if (!same) list = std::upper_bound(clusters.start.begin(), clusters.start.end(), at) - clusters.start.begin() - 1;
-      const int64_t b = list / (M + 1), i = clusters.members[at];
+      const int64_t b = at / N, i = weight ? at % N : clusters.members[at], previous = std::exchange(list, clusters.list[b * N + i]);
+      char* const grad_row = out + (b * N + i) * row_size;
       if (total[list] == 0.0f) {
-        std::memset(out + (b * N + i) * row_size, 0, row_size);
+        std::memset(grad_row, 0, row_size);
         continue;
       }
-      if (!same) g = gradients.run(b, list % (M + 1), 0, C, g_buffer.data());
-      if (!same || weight) {
-        const float w = weight ? clusters.weight[b * N + i] : 1.0f;
-        kernels.scale_from_float[gradients.element](g, w / total[list], row.data(), C);
+      if (g == nullptr || list != previous) {
+        g = gradients.run(b, list % (M + 1), 0, C, g_buffer.data());
+        if (!weight) kernels.scale_from_float[gradients.element](g, 1.0f / total[list], row.data(), C);
       }
-      std::memcpy(out + (b * N + i) * row_size, row.data(), row_size);
-      if (wants_weight) product[at] = kernels.dot(g, points->run(b, i, 0, C, x_buffer.data()), C);
+      if (weight) {
+        kernels.scale_from_float[gradients.element](g, clusters.weight[b * N + i] / total[list], grad_row, C);
+      } else {
+        std::memcpy(grad_row, row.data(), row_size);
+      }
+      if (wants_weight) product[b * N + i] = kernels.dot(g, points->run(b, i, 0, C, x_buffer.data()), C);
     }
   });
   if (!wants_weight) return {grad_x, torch::stable::new_empty(grad, {0})};
@@ -180,12 +183,13 @@ std::tuple<Tensor, Tensor> cluster_mean_backward(const Tensor& grad, const std::
     const int64_t sample = list / (M + 1) * N;
     double mean = 0.0;
     for (int64_t at = clusters.start[list]; at < clusters.start[list + 1]; ++at) {
-      mean += clusters.weight[sample + clusters.members[at]] * product[at];
+      const int64_t i = sample + clusters.members[at];
+      mean += clusters.weight[i] * product[i];
     }
     mean /= total[list];
     for (int64_t at = clusters.start[list]; at < clusters.start[list + 1]; ++at) {
-      const float gradient = static_cast<float>((product[at] - mean) / total[list]);
       const int64_t i = sample + clusters.members[at];
+      const float gradient = static_cast<float>((product[i] - mean) / total[list]);
       kernels.scale_from_float[element](&gradient, 1.0f, out_weight + i * weight->element_size(), 1);
     }
   }
