@@ -1,4 +1,4 @@
-"""The drop-in functions against the copies they replace, at the shapes of each project: `docs/dropin` has the tables.
+"""The drop-in functions against the copies they replace, at each project's shapes, on one core: `docs/dropin`.
 
 Both draw their noise. Labels are held against float64 by who is together with whom: two scores a rounding apart may
 swap places. Where densities tie (k below 3) the noise chooses, and a clustering need only be as tight.
@@ -33,6 +33,7 @@ from dynfocus_ops.dropin import (
     tcformer,
 )
 
+pytestmark = pytest.mark.usefixtures("one_core")
 HALF = torch.bfloat16
 TOGETHER = 0.98  # of the tokens, with exactly those that float64 puts there
 TOGETHER_OF_PAIRS = 0.9  # with k = 2 mutual nearest neighbours have one density, and the noise decides

@@ -1,4 +1,4 @@
-"""dynfocus_ops.token_reduction against the projects' own ways, at their shapes: docs/dropin/token_reduction.md."""
+"""dynfocus_ops.token_reduction against the projects' own ways, at their shapes, on one core: docs/dropin/token_reduction.md."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from dynfocus_ops.token_reduction import (
     segment_boundaries,
 )
 
+pytestmark = pytest.mark.usefixtures("one_core")
 NEARLY = 0.98  # where two similarities a rounding apart may swap
 
 
