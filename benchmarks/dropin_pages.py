@@ -27,8 +27,8 @@ def fill(text: str, run: RunResult) -> str:
 
 def section(results: list[CaseResult], run: RunResult) -> str:
     note = (
-        "All on one thread. Medians of rounds in turns, both with their noise; memory is what a call takes beyond inputs "
-        "and results."
+        "All on one thread. Medians of rounds in turns, both with their noise; memory is what a call takes beyond "
+        "inputs and results."
     )
     return f"{facts(run)}\n\n{table(HEAD, [row for result in results for row in rows(result)])}\n\n{note}"
 

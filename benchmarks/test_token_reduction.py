@@ -1,4 +1,4 @@
-"""dynfocus_ops.token_reduction against the projects' own ways, at their shapes, on one core: docs/dropin/token_reduction.md."""
+"""dynfocus_ops.token_reduction against the projects' own ways, on one core: docs/dropin/token_reduction.md."""
 
 from dataclasses import dataclass
 from typing import Any
