@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dynfocus_ops.checks import check_finite
+from dynfocus_ops.checks import check_finite, score_dtype
 from dynfocus_ops.ops.cluster_mean import cluster_mean
 
 EPSILON = 1e-6
@@ -20,10 +20,11 @@ def merge(
     if weight is not None:
         check_finite("token_weight", weight, None)
     index = labels.unsqueeze(-1)
-    sums = weights.new_zeros(len(x), num_clusters, 1).scatter_add(1, index, weights)
-    total = sums + epsilon
+    counted = weights.to(score_dtype(weights))
+    total = counted.new_full((len(x), num_clusters, 1), epsilon).scatter_add(1, index, counted)
     mean = cluster_mean(x, labels, num_clusters, None if weight is None else weight.squeeze(-1))
-    return mean * (sums / total).to(x.dtype), weights / total.gather(1, index)
+    # sum_i w_i / W_c as 1 - epsilon / W_c: one gradient of the weights instead of the difference of two large ones
+    return mean * (1 - epsilon / total).to(x.dtype), (counted / total.gather(1, index)).to(weights.dtype)
 
 
 def merge_dict(

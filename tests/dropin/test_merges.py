@@ -72,3 +72,14 @@ def test_holitom_mix_with_and_without_beta(no_beta, monkeypatch):
     args = (x, centers.sort(-1).values, distance, 6, 0.6)
     merged = ours("holitom").merge_tokens_by_clustering(None, *args)
     torch.testing.assert_close(merged, peer("holitom").Model.merge_tokens_by_clustering(None, *args))
+
+
+def test_the_gradient_of_half_precision_weights_has_one_rounding():
+    x, weight = torch.randn(2, 300, 64).bfloat16(), torch.randn(2, 300, 1).exp().bfloat16().requires_grad_()
+    assigned, grad = labels(2, 300, 5), torch.randn(2, 5, 64).bfloat16()
+    merged = ours("ermvp").merge_tokens(x, assigned, 5, weight)[0]
+    (found,) = torch.autograd.grad(merged, weight, grad)
+    exact_weight = weight.detach().double().requires_grad_()
+    exact = peer("ermvp").merge_tokens(x.double(), assigned, 5, exact_weight)[0]
+    (expected,) = torch.autograd.grad(exact, exact_weight, grad.double())
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-3 * expected.abs().max().item())
