@@ -75,11 +75,11 @@ def test_holitom_mix_with_and_without_beta(no_beta, monkeypatch):
 
 
 def test_the_gradient_of_half_precision_weights_has_one_rounding():
-    x, weight = torch.randn(2, 300, 64).bfloat16(), torch.randn(2, 300, 1).exp().bfloat16().requires_grad_()
-    assigned, grad = labels(2, 300, 5), torch.randn(2, 5, 64).bfloat16()
-    merged = ours("ermvp").merge_tokens(x, assigned, 5, weight)[0]
+    x, weight = torch.randn(2, 256, 512).bfloat16(), torch.randn(2, 256, 1).exp().bfloat16().requires_grad_()
+    assigned, grad = labels(2, 256, 64), torch.randn(2, 64, 512).bfloat16()
+    merged = ours("ermvp").merge_tokens(x, assigned, 64, weight)[0]
     (found,) = torch.autograd.grad(merged, weight, grad)
     exact_weight = weight.detach().double().requires_grad_()
-    exact = peer("ermvp").merge_tokens(x.double(), assigned, 5, exact_weight)[0]
+    exact = peer("ermvp").merge_tokens(x.double(), assigned, 64, exact_weight)[0]
     (expected,) = torch.autograd.grad(exact, exact_weight, grad.double())
-    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-3 * expected.abs().max().item())
+    torch.testing.assert_close(found.double(), expected, rtol=2**-7, atol=1e-5 * expected.abs().max().item())
