@@ -2,6 +2,9 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/ops.h"
+#ifdef DYNFOCUS_CUDA
+#include "cuda/ops.h"
+#endif
 
 STABLE_TORCH_LIBRARY(dynfocus_native, m) {
   m.def(
@@ -49,3 +52,10 @@ STABLE_TORCH_LIBRARY_IMPL(dynfocus_native, CPU, m) {
   m.impl("rods_pool", TORCH_BOX(&dynfocus::cpu::rods_pool));
   m.impl("rods_pool_backward", TORCH_BOX(&dynfocus::cpu::rods_pool_backward));
 }
+
+#ifdef DYNFOCUS_CUDA
+STABLE_TORCH_LIBRARY_IMPL(dynfocus_native, CUDA, m) {
+  m.impl("dpc_knn", TORCH_BOX(&dynfocus::cuda::dpc_knn));
+  m.impl("spatial_prototypes", TORCH_BOX(&dynfocus::cuda::spatial_prototypes));
+}
+#endif
