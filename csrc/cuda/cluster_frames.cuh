@@ -7,7 +7,7 @@
 
 namespace dynfocus::cuda {
 
-// Launched with num_threads(blocks) threads and shared_bytes(blocks) of shared memory, blocks = num_blocks(num_points). kCount >= k.
+// Launched with num_threads(blocks) threads and shared_bytes(blocks) of shared memory, blocks = num_blocks(num_points), k <= kCount.
 template <class Element, int kCount>
 __global__ void __launch_bounds__(kMaxThreads, 1) cluster_frame(const Frames frames, const Clusterings to) {
   DYNFOCUS_SHARED_MEMORY(memory);
@@ -31,6 +31,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1) cluster_frame(const Frames fra
     if (to.delta != nullptr) to.delta[first + i] = point.delta;
   }
   if (to.centers != nullptr && i < frames.num_clusters) to.centers[b * frames.num_clusters + i] = shared.center[i];
+}
+
+using Kernel = void (*)(Frames, Clusterings);
+
+inline Kernel kernel_for(Precision precision, int k) {
+  if (precision == Precision::kBFloat16) return k <= 8 ? cluster_frame<BFloat16, 8> : cluster_frame<BFloat16, kMaxNeighbors>;
+  return k <= 8 ? cluster_frame<Float16, 8> : cluster_frame<Float16, kMaxNeighbors>;
 }
 
 }  // namespace dynfocus::cuda

@@ -103,8 +103,7 @@ __device__ __forceinline__ void compute_distances(const Frames& frames, const ui
       if (i == j && (shared.valid[i >> 5] >> (i & 31) & 1u) != 0) shared.square[i] = sum;
     });
   }
-  wait_for_copies<0>();
-  __syncthreads();  // the ring is used up
+  __syncthreads();  // the ring is used up: all groups but the last, which are empty, have been waited for
   if (row < blocks) {
     visit_sums(sums, row, column, [&](int i, int j, float sum) {
       constexpr float kTrusted = 8.0f;  // |x|^2 + |y|^2 of that many squared distances loses three bits

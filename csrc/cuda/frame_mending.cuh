@@ -25,7 +25,8 @@ __device__ __forceinline__ float squared_difference(const uint16_t* x, const uin
   return sum;
 }
 
-// Mends each doubtful entry of which matters(i, j, bounds) is true, i > j. Each is one warp's: no other reads it meanwhile.
+// Mends each doubtful entry of which matters(i, j, bounds) is true, i > j. Each is one warp's: no other reads it meanwhile, nor after:
+// a reader who missed one would be in doubt and come back, but the compute sanitizer would be right to call it a race.
 template <class Element, class Matters>
 __device__ __forceinline__ void mend(const Frames& frames, const uint16_t* points, FrameMemory& shared, const Matters& matters) {
   const int lane = threadIdx.x % kWarp;
@@ -46,6 +47,7 @@ __device__ __forceinline__ void mend(const Frames& frames, const uint16_t* point
       }
     }
   }
+  __syncthreads();
 }
 
 }  // namespace dynfocus::cuda

@@ -83,7 +83,6 @@ __device__ __forceinline__ void find_density(const Frames& frames, const uint16_
     mend<Element>(frames, points, shared, [&](int i, int j, const Bounds& of) {
       return of.low <= fmaxf(shared.threshold[i], shared.threshold[j]);
     });
-    __syncthreads();
   }
 
   constexpr float kLargestSquare = 0x1p125f;  // beyond it distances may overflow, as they do for NaN
@@ -143,7 +142,6 @@ __device__ __forceinline__ void find_delta(const Frames& frames, const uint16_t*
       const int less_dense = is_denser(shared.density[j], j, shared.density[i], i) ? i : j;
       return of.low <= shared.threshold[less_dense] || of.high >= largest;
     });
-    __syncthreads();
   }
   point.delta = point.is_valid ? sqrtf(squared / frames.distance_scale) : 0.0f;
 }
@@ -200,7 +198,6 @@ __device__ __forceinline__ void find_assignment(const Frames& frames, const uint
       const float a = shared.threshold[i], b = shared.threshold[j];
       return (a == -INFINITY) != (b == -INFINITY) && of.low <= fmaxf(a, b);
     });
-    __syncthreads();
   }
   if (joins) point.label = joined;
 }
