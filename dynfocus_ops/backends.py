@@ -37,17 +37,22 @@ CPU_OPS = frozenset(
 )
 TRITON_OPS: frozenset[str] = frozenset()
 KERNEL_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
+# As csrc/cuda/frames.h has them: squared distances lie in shared memory, channels are read 16 bytes at a time.
+CUDA_OPS = frozenset({"dpc_knn", "spatial_prototypes"})
+CUDA_DTYPES = frozenset({torch.bfloat16, torch.float16})
+CUDA_CHANNELS = 8
+CUDA_MOST = {"num_points": 256, "num_clusters": 64, "k": 16}
 
 _context = threading.local()
 _said: set[tuple[object, ...]] = set()
 
 
-def can_run_reference(op: str, x: Tensor) -> str | None:
+def can_run_reference(op: str, x: Tensor, **sizes: int) -> str | None:
     """None: plain torch runs every op on every device and dtype."""
     return None
 
 
-def can_run_cpu(op: str, x: Tensor) -> str | None:
+def can_run_cpu(op: str, x: Tensor, **sizes: int) -> str | None:
     """None if the native CPU kernel of `op` can take `x`, else the reason why not."""
     if op not in CPU_OPS:
         return f"{op} has no native CPU kernel"
@@ -63,8 +68,34 @@ def can_run_cpu(op: str, x: Tensor) -> str | None:
     return None
 
 
-def can_run_triton(op: str, x: Tensor) -> str | None:
-    """None if the Triton kernel of `op` can take `x`, else the reason why not."""
+def can_run_cuda(op: str, x: Tensor, **sizes: int) -> str | None:
+    """None if the CUDA kernel of `op` can take `x` [B, N, C] and arguments of these sizes, else the reason why not."""
+    if op not in CUDA_OPS:
+        return f"{op} has no CUDA kernel"
+    if x.device.type != "cuda":
+        return f"x is on {x.device}, the CUDA kernels need a CUDA tensor"
+    if torch.cuda.get_device_capability(x.device) < (8, 0):
+        major, minor = torch.cuda.get_device_capability(x.device)
+        return f"{x.device} has compute capability {major}.{minor}, the CUDA kernels need 8.0 or later"
+    if x.dtype not in CUDA_DTYPES:
+        return f"x is {x.dtype}, the CUDA kernels take bfloat16 and float16"
+    if x.shape[2] % CUDA_CHANNELS != 0:
+        return f"x has {x.shape[2]} channels, the CUDA kernels take a multiple of {CUDA_CHANNELS}"
+    for name, size in {"num_points": x.shape[1], **sizes}.items():
+        if size > CUDA_MOST[name]:
+            return f"{name} is {size}, the CUDA kernels take at most {CUDA_MOST[name]}"
+    try:
+        native.load()
+    except native.NativeUnavailable as unavailable:
+        return str(unavailable)
+    if not native.has_kernel(op, "CUDA"):
+        build = "reinstall with nvcc and DYNFOCUS_BUILD=cuda"
+        return f"the native library at {native.LIBRARY} was built without CUDA kernels ({build})"
+    return None
+
+
+def can_run_triton(op: str, x: Tensor, **sizes: int) -> str | None:
+    """None if the Triton kernel of `op` can take `x` and arguments of these sizes, else the reason why not."""
     if op not in TRITON_OPS:
         return f"{op} has no Triton kernel"
     if find_spec("triton") is None:
@@ -85,7 +116,8 @@ def interpreted() -> bool:
 
 
 # Fastest first.
-BACKENDS: dict[str, Callable[[str, Tensor], str | None]] = {
+BACKENDS: dict[str, Callable[..., str | None]] = {
+    "cuda": can_run_cuda,
     "triton": can_run_triton,
     "cpu": can_run_cpu,
     "reference": can_run_reference,
@@ -110,13 +142,14 @@ def use_backend(name: str) -> Iterator[None]:
         _context.name = previous
 
 
-def select_backend(op: str, requested: str, x: Tensor) -> str:
+def select_backend(op: str, requested: str, x: Tensor, **sizes: int) -> str:
     """The backend that runs `op` on `x`: a key of BACKENDS.
 
     Args:
         op: the op's name, such as "dpc_knn".
         requested: "auto", or the name of a backend.
         x: the op's main input; its device and dtype decide.
+        sizes: arguments that a backend may have a limit for, such as k.
 
     Raises:
         ValueError: if a name, or DYNFOCUS_BACKEND, is no backend.
@@ -124,7 +157,7 @@ def select_backend(op: str, requested: str, x: Tensor) -> str:
     """
     name, asked_by = _requested(requested)
     if name != "auto":
-        reason = BACKENDS[name](op, x)
+        reason = BACKENDS[name](op, x, **sizes)
         if reason is not None:
             raise RuntimeError(f"backend {name!r} ({asked_by}) cannot run {op}: {reason}")
         _log_once(op, name, x, asked_by)
@@ -132,7 +165,7 @@ def select_backend(op: str, requested: str, x: Tensor) -> str:
 
     refusals: list[str] = []
     for name, can_run in BACKENDS.items():
-        reason = can_run(op, x)
+        reason = can_run(op, x, **sizes)
         if reason is None:
             _log_once(op, name, x, "; ".join(refusals) or "the fastest")
             return name
@@ -140,12 +173,12 @@ def select_backend(op: str, requested: str, x: Tensor) -> str:
     raise RuntimeError(f"no backend can run {op}: {'; '.join(refusals)}")
 
 
-def select_kernel(op: str, requested: str, x: Tensor, function: str = "") -> Callable[..., Any]:
+def select_kernel(op: str, requested: str, x: Tensor, function: str = "", **sizes: int) -> Callable[..., Any]:
     """The function that runs `op` on `x`: that of the backend chosen, all with the same arguments.
 
     `function` names another function of the op than the one of its name, such as its backward pass.
     """
-    backend = select_backend(op, requested, x)
+    backend = select_backend(op, requested, x, **sizes)
     if backend == "triton":
         module: Any = importlib.import_module(f"dynfocus_ops.triton.{op}")
     else:

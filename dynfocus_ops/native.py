@@ -59,6 +59,12 @@ def _note(path: Path) -> str | None:
     return path.read_text().strip() if path.is_file() else None
 
 
+def has_kernel(op: str, key: str) -> bool:
+    """Whether the loaded library has a kernel of `op` for tensors of the dispatch key `key`, such as "CUDA"."""
+    found: bool = torch._C._dispatch_has_kernel_for_dispatch_key(f"dynfocus_native::{op}", key)
+    return found
+
+
 def build_info() -> dict[str, Any]:
     """What was compiled and what this CPU runs: compiler, flags, instruction sets, CUDA archs, the torch built against.
 

@@ -28,7 +28,8 @@ inline Precision precision_of(const Tensor& x) {
 inline Tensor in_pieces(const Tensor& x) {
   STD_TORCH_CHECK(x.dim() == 3, "x must be [B, N, C]");
   STD_TORCH_CHECK(x.size(1) <= kMaxPoints, "x has ", x.size(1), " points, the CUDA kernel takes at most ", kMaxPoints);
-  STD_TORCH_CHECK(x.size(2) % kChannelsPerLoad == 0, "x has ", x.size(2), " channels, the CUDA kernel takes a multiple of ", kChannelsPerLoad);
+  STD_TORCH_CHECK(x.size(2) % kChannelsPerLoad == 0, "x has ", x.size(2), " channels, the CUDA kernel takes a multiple of ",
+                  kChannelsPerLoad);
   const auto is_piece = [](int64_t elements) { return elements % kChannelsPerLoad == 0; };
   const bool in_place = x.stride(2) == 1 && is_piece(x.stride(0)) && is_piece(x.stride(1)) &&
                         reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;

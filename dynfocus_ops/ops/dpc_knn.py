@@ -94,7 +94,7 @@ def _dpc_knn(
     check_enough_points("num_clusters", num_clusters, mask)
     check_enough_points("k", k, mask)
     check_noise(noise, mask)
-    kernel = select_kernel("dpc_knn", backend, x)
+    kernel = select_kernel("dpc_knn", backend, x, num_clusters=num_clusters, k=k)
     result = kernel(x, num_clusters, k, mask, float(distance_scale or x.shape[-1]), noise)
     check_scores(result[2], x, mask)
     check_scores(result[3], x, mask)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dynfocus_ops import reference
 from dynfocus_ops.backends import select_backend
-from dynfocus_ops.checks import check_int, check_points, check_scores
+from dynfocus_ops.checks import check_int, check_points, check_scores, checks_values
 from dynfocus_ops.ops.cluster_mean import cluster_mean_backward
 
 
@@ -48,10 +48,11 @@ def spatial_prototypes(
 @torch.library.custom_op("dynfocus::spatial_prototypes", mutates_args=())
 def _spatial_prototypes(x: Tensor, num_clusters: list[int], k: list[int], backend: str) -> tuple[Tensor, Tensor]:
     """The assignments of all levels are one tensor [T, N + M_1 + ...]."""
-    backend = select_backend("spatial_prototypes", backend, x)
-    if backend == "cpu":
+    backend = select_backend("spatial_prototypes", backend, x, num_clusters=max(num_clusters), k=max(k))
+    if backend in ("cpu", "cuda"):
         prototypes, assignments = torch.ops.dynfocus_native.spatial_prototypes(x, num_clusters, k)
-        check_scores(torch.where(assignments < 0, torch.nan, 0.0), x, None)
+        if checks_values(x):
+            check_scores(torch.where(assignments < 0, torch.nan, 0.0), x, None)
         return prototypes, assignments
     return reference.spatial_prototypes(
         x,
@@ -82,12 +83,13 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, 
     x, prototypes, assignments = ctx.saved_tensors
     points = [x, *prototypes.split(ctx.num_clusters, dim=1)[:-1]]
     joined = assignments.split([level.shape[1] for level in points], dim=1)
+    backend = "auto" if ctx.backend == "cuda" else ctx.backend  # which has no kernel for means on their own
     flow = None
     for own, level, assignment in zip(
         reversed(grad.split(ctx.num_clusters, dim=1)), reversed(points), reversed(joined), strict=True
     ):
         total = own if flow is None else own + flow
-        flow, _ = cluster_mean_backward(total, level, assignment, None, ctx.backend)
+        flow, _ = cluster_mean_backward(total, level, assignment, None, backend)
     return flow, None, None, None
 
 

@@ -44,7 +44,9 @@ extern "C" const char* emulated_sites() {
 }
 
 STABLE_TORCH_LIBRARY(dynfocus_emulated, m) {
-  m.def("dpc_knn(Tensor x, int num_clusters, int k, Tensor? mask, float distance_scale, Tensor? noise) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "dpc_knn(Tensor x, int num_clusters, int k, Tensor? mask, float distance_scale, Tensor? noise)"
+      " -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("spatial_prototypes(Tensor x, int[] num_clusters, int[] k) -> (Tensor, Tensor)");
 }
 

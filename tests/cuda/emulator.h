@@ -1,8 +1,9 @@
 // csrc/cuda/device.h, and what of CUDA itself the kernels use, on a CPU: a fibre for each thread of a block.
 //
 // A fibre runs until a barrier or a warp's common operation stops it. Which one runs next is drawn from a seed: from one barrier of the
-// block to the next, warps come in some order and each as far as it gets. So what lacks a barrier sees memory too early or too late. Copies that run by themselves land when they start or when they are waited for, as
-// drawn; shared memory is full of some byte before each block. A barrier, or a wait, can be left out on purpose: see `Emulation::left_out`.
+// block to the next, warps come in some order and each as far as it gets. So what lacks a barrier sees memory too early or too late.
+// Copies that run by themselves land when they start or when they are waited for, as drawn; shared memory is full of some byte before
+// each block. A barrier, or a wait, can be left out on purpose: see `Emulation::left_out`.
 #pragma once
 
 #include <setjmp.h>
@@ -173,7 +174,8 @@ class Emulation {
     while (error_.empty() && choose_next()) finished += resume();
     if (error_.empty() && finished < num_threads) error_ = "some threads wait where the others never come";
     const auto guarded = [&](size_t from, size_t to) { return std::equal(&before[from], &before[to], &shared_[from]); };
-    if (!guarded(0, shared_start_) || !guarded(shared_start_ + shared_bytes, shared_.size() - 1)) error_ = "written outside of shared memory";
+    const bool is_intact = guarded(0, shared_start_) && guarded(shared_start_ + shared_bytes, shared_.size() - 1);
+    if (error_.empty() && !is_intact) error_ = "a thread writes outside of shared memory";
   }
 
   void make_ready(int thread) { warps_[thread / kLanes].ready.push_back(thread); }
