@@ -145,6 +145,15 @@ def test_prototypes_are_the_means_of_clusters(
         assert_same_bits(points[level + 1], means_in_order(points[level], own[0], M))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_members_are_added_in_the_order_of_their_index(emulator: Emulator, dtype: torch.dtype) -> None:
+    """Large ones swallow the small ones before them and leave those after: the last token alone is in this mean."""
+    small, large = 2.0**-12, 2.0**15
+    x = torch.tensor([small, large, -large, 4 * small]).view(1, 4, 1).repeat(2, 1, 16).to(dtype)
+    prototypes, _ = emulator.spatial_prototypes(x, [1], [2])
+    assert (prototypes == small).all()
+
+
 def means_in_order(x: Tensor, assignment: Tensor, num_clusters: int) -> Tensor:
     """Each cluster's members added up one by one in float32, the lower index first."""
     sums = torch.zeros(len(x), num_clusters, x.shape[-1])
