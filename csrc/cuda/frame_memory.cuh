@@ -71,18 +71,18 @@ __device__ __forceinline__ void visit_row(const float* triangle, int i, int num_
 // until it is computed again from differences. Entries with a point that is masked out, not there or not finite are infinity.
 __device__ __forceinline__ bool is_doubtful(float entry) { return __float_as_int(entry) < 0; }
 
-// What the squared distance is at least and at most. `squares` is |x_i|^2 + |x_j|^2, `error` that of a sum of products relative to it.
+// A product of C channels is summed in C / 8 steps at the least, each of which may cut off a unit of rounding; here twice that.
+__device__ __forceinline__ float product_error(int num_channels) { return static_cast<float>(num_channels / 4 + 8) * 0x1p-23f; }
+
+// What the squared distance of an entry is at least and at most. `error` is that of a product relative to |x_i|^2 + |x_j|^2.
 struct Bounds {
   float low, high;
   bool doubtful;
 };
-__device__ __forceinline__ Bounds bounds(float entry, float squares, float error) {
-  const bool doubtful = is_doubtful(entry);
-  const float distance = fabsf(entry), margin = doubtful ? error * squares : 0.0f;
-  return {distance - margin, distance + margin, doubtful};
+__device__ __forceinline__ Bounds bounds(const FrameMemory& shared, int i, int j, float entry, float error) {
+  if (!is_doubtful(entry)) return {entry, entry, false};
+  const float margin = error * (shared.square[i] + shared.square[j]);
+  return {fabsf(entry) - margin, fabsf(entry) + margin, true};
 }
-
-// A product of C channels is summed in C / 8 steps at the least, each of which may cut off a unit of rounding; here twice that.
-__device__ __forceinline__ float product_error(int num_channels) { return static_cast<float>(num_channels / 4 + 8) * 0x1p-23f; }
 
 }  // namespace dynfocus::cuda

@@ -36,7 +36,7 @@ __device__ __forceinline__ void mend(const Frames& frames, const uint16_t* point
       const int j = start + lane;
       bool wanted = false;
       if (j < i) {
-        const Bounds of = bounds(triangle(shared)[entry_offset(i, j)], shared.square[i] + shared.square[j], error);
+        const Bounds of = bounds(shared, i, j, triangle(shared)[entry_offset(i, j)], error);
         wanted = of.doubtful && matters(i, j, of);
       }
       for (uint32_t left = __ballot_sync(kAllLanes, wanted); left != 0; left &= left - 1) {

@@ -70,7 +70,7 @@ __device__ __forceinline__ void find_density(const Frames& frames, const uint16_
       Smallest<kCount> nearest;
       float doubtful = INFINITY;
       visit_row(triangle(shared), i, frames.num_points, [&](int j, float entry) {
-        const Bounds of = bounds(entry, shared.square[i] + shared.square[j], error);
+        const Bounds of = bounds(shared, i, j, entry, error);
         if (of.doubtful) doubtful = fminf(doubtful, of.low);
         nearest.put(of.high);
       });
@@ -115,7 +115,7 @@ __device__ __forceinline__ void find_delta(const Frames& frames, const uint16_t*
     float largest = 0.0f, doubtful_largest = 0.0f;  // at least, and at most: of all points
     if (point.is_there) {
       visit_row(triangle(shared), i, frames.num_points, [&](int j, float entry) {
-        const Bounds of = bounds(entry, shared.square[i] + shared.square[j], error);
+        const Bounds of = bounds(shared, i, j, entry, error);
         const bool denser = is_denser(shared.density[j], j, point.log_density, i);
         if (denser) nearest = fminf(nearest, of.high);
         if (denser && of.doubtful) doubtful = fminf(doubtful, of.low);
@@ -183,7 +183,7 @@ __device__ __forceinline__ void find_assignment(const Frames& frames, const uint
       for (int m = 0; m < frames.num_clusters; ++m) {
         const int j = shared.center[m];
         const float entry = triangle(shared)[entry_offset(max(i, j), min(i, j))];
-        const Bounds of = bounds(entry, shared.square[i] + shared.square[j], error);
+        const Bounds of = bounds(shared, i, j, entry, error);
         if (of.high < nearest) {
           nearest = of.high;
           joined = m;

@@ -30,10 +30,13 @@ inline Tensor in_pieces(const Tensor& x) {
   STD_TORCH_CHECK(x.size(1) <= kMaxPoints, "x has ", x.size(1), " points, the CUDA kernel takes at most ", kMaxPoints);
   STD_TORCH_CHECK(x.size(2) % kChannelsPerLoad == 0, "x has ", x.size(2), " channels, the CUDA kernel takes a multiple of ",
                   kChannelsPerLoad);
-  const auto is_piece = [](int64_t elements) { return elements % kChannelsPerLoad == 0; };
-  const bool in_place = x.stride(2) == 1 && is_piece(x.stride(0)) && is_piece(x.stride(1)) &&
-                        reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
-  return in_place ? x : torch::stable::clone(torch::stable::contiguous(x));
+  const auto is_in_pieces = [](const Tensor& t) {
+    const bool rows = t.stride(2) == 1 && t.stride(0) % kChannelsPerLoad == 0 && t.stride(1) % kChannelsPerLoad == 0;
+    return rows && reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0;
+  };
+  if (is_in_pieces(x)) return x;
+  const Tensor packed = torch::stable::contiguous(x);
+  return is_in_pieces(packed) ? packed : torch::stable::clone(packed);
 }
 
 inline Frames as_frames(const Tensor& x, int64_t num_clusters, int64_t k, double distance_scale) {
@@ -58,6 +61,7 @@ inline Tensor for_each_point(const Tensor& values, const Tensor& x, torch::heade
 // On the current stream of x's device, which must be the current device.
 inline void launch(const Frames& frames, const Clusterings& to, const Tensor& x) {
   if (x.size(0) == 0) return;
+  STD_TORCH_CHECK(x.size(0) <= INT32_MAX, "x has ", x.size(0), " samples, the CUDA kernel takes at most ", INT32_MAX);
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
   const char* error = cluster_frames(frames, to, x.size(0), precision_of(x), stream);
