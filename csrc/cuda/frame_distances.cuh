@@ -64,18 +64,47 @@ __device__ __forceinline__ void multiply_blocks(const Frames& frames, const uint
   }
 }
 
-// Calls visit(i, j, sum) for the sums of a lane with i >= j, numbers of points.
-template <class Visit>
-__device__ __forceinline__ void visit_sums(const BlockSums& sums, int row, int column, const Visit& visit) {
-  const int lane = threadIdx.x % kWarp;
+// Of the block on the diagonal: the sums of points with themselves.
+__device__ __forceinline__ void store_squares(const BlockSums& sums, int row, FrameMemory& shared) {
+  const int lane = threadIdx.x % kWarp, lane_row = lane >> 2, lane_column = (lane & 3) * 2;
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
 #pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int i = row * kBlock + m * 16 + half * 8 + lane_row;
+      const bool is_valid = (shared.valid[i >> 5] >> (i & 31) & 1u) != 0;
+      if (is_valid && lane_row == lane_column) shared.square[i] = sums[m][2 * m + half][half * 2];
+      if (is_valid && lane_row == lane_column + 1) shared.square[i] = sums[m][2 * m + half][half * 2 + 1];
+    }
+  }
+}
+
+__device__ __forceinline__ float to_entry(float squares, float sum) {
+  constexpr float kTrusted = 8.0f;  // |x|^2 + |y|^2 of that many squared distances loses three bits
+  const float difference = fmaf(-2.0f, sum, squares);
+  const float distance = difference < INFINITY ? fmaxf(difference, 0.0f) : INFINITY;
+  return squares > kTrusted * distance ? -distance : distance;
+}
+
+__device__ __forceinline__ void store_entries(const BlockSums& sums, int row, int column, FrameMemory& shared) {
+  const int lane = threadIdx.x % kWarp, lane_row = lane >> 2, lane_column = (lane & 3) * 2;
+  // What entry_offset adds up of a lane's part and of a place's: `rotated` is linear in the bits, and theirs are different ones.
+  const int lane_offset = (lane_row << 5) + (lane_column ^ rotated(lane_row));
+  const float *of_rows = shared.square + row * kBlock + lane_row, *of_columns = shared.square + column * kBlock + lane_column;
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+    const float row_squares[2] = {of_rows[m * 16], of_rows[m * 16 + 8]};
+#pragma unroll
     for (int n = 0; n < 8; ++n) {
+      const float column_squares[2] = {of_columns[n * 8], of_columns[n * 8 + 1]};
+      float* block = triangle(shared) + block_offset(2 * row + m / 2, 2 * column + n / 4);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int i = row * kBlock + m * 16 + (lane >> 2) + (e >> 1) * 8, j = column * kBlock + n * 8 + (lane & 3) * 2 + (e & 1);
-        if (i >= j) visit(i, j, sums[m][n][e]);
+        const int r = m * 16 + e / 2 * 8, c = n * 8 + e % 2;
+        const int beyond = (row - column) * kBlock + r - c + lane_row - lane_column;  // i - j
+        const float distance = to_entry(row_squares[e / 2] + column_squares[e % 2], sums[m][n][e]);
+        const float entry = beyond == 0 ? fabsf(distance) : distance;
+        if (beyond >= 0) block[(r % 32 << 5) + (lane_offset ^ c % 32 ^ rotated(r % 32))] = entry;
       }
     }
   }
@@ -97,21 +126,9 @@ __device__ __forceinline__ void compute_distances(const Frames& frames, const ui
   while (column > row) column -= ++row;
   BlockSums sums = {};
   multiply_blocks<Element>(frames, points, shared, blocks, row, column, sums);
-
-  if (row == column && row < blocks) {
-    visit_sums(sums, row, column, [&](int i, int j, float sum) {
-      if (i == j && (shared.valid[i >> 5] >> (i & 31) & 1u) != 0) shared.square[i] = sum;
-    });
-  }
+  if (row == column && row < blocks) store_squares(sums, row, shared);
   __syncthreads();  // the ring is used up: all groups but the last, which are empty, have been waited for
-  if (row < blocks) {
-    visit_sums(sums, row, column, [&](int i, int j, float sum) {
-      constexpr float kTrusted = 8.0f;  // |x|^2 + |y|^2 of that many squared distances loses three bits
-      const float squares = shared.square[i] + shared.square[j], difference = squares - 2.0f * sum;
-      const float distance = difference < INFINITY ? fmaxf(difference, 0.0f) : INFINITY;
-      triangle(shared)[entry_offset(i, j)] = squares > kTrusted * distance && i != j ? -distance : distance;
-    });
-  }
+  if (row < blocks) store_entries(sums, row, column, shared);
   __syncthreads();
 }
 

@@ -61,6 +61,8 @@ def dpc_knn(
 
     Memory: O(N k) a sample and fixed tiles: natively up to 4 MiB of distances a thread for at most 1,024 points, near
     neighbours and a few tiles beyond; the reference holds a few rows of differences at a time (on a GPU 256 MiB).
+    The CUDA kernel (bfloat16 and float16, at most 256 points, 64 clusters and 16 neighbours, C a multiple of 8) takes
+    nothing but a copy of x where its points do not lie in 16-byte pieces: distances stay in shared memory.
 
     Precision: squared distances to some 2^-18 of themselves in float32 (products of channels, computed anew from
     differences where they cancel), bfloat16 and float16 exactly read.

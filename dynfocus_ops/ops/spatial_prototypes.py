@@ -27,6 +27,9 @@ def spatial_prototypes(
         prototypes: [T, sum of num_clusters, C] in the dtype of x, level after level.
         assignments: for each level int64 [T, points of the level]: the prototype of the level that each point joins.
 
+    Memory: that of `dpc_knn`; natively a frame at a time for each thread. The CUDA kernel takes nothing besides: it
+    reads x once for the distances and once, in part from cache, for the averages.
+
     Raises:
         TypeError, ValueError: wrong types, shapes or dtypes, a level with more clusters or neighbours than it has
             points; on the CPU also NaN or infinity in x.
