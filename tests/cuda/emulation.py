@@ -34,7 +34,6 @@ def build(library: Path, compiler: str) -> None:
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stderr == "", result.stderr  # no warnings either
 
 
 class Emulator:
