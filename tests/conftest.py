@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+if os.environ.get("TRITON_INTERPRET") == "1":
+    from tests.interpreter import patch_once_in_each_launch
+
+    patch_once_in_each_launch()
+
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
