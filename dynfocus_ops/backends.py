@@ -35,7 +35,9 @@ CPU_OPS = frozenset(
         "spatial_prototypes",
     }
 )
-TRITON_OPS: frozenset[str] = frozenset()
+TRITON_OPS = frozenset({"density_peak_distance", "dpc_knn", "dpc_knn_varlen", "knn_log_density", "nearest_center"})
+# Candidates for a point's neighbours are kept in registers, 64 at most, three of them beyond the k wanted.
+TRITON_MOST_NEIGHBORS = 61
 KERNEL_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 # As csrc/cuda/frames.h has them: squared distances lie in shared memory, channels are read 16 bytes at a time.
 CUDA_OPS = frozenset({"dpc_knn", "spatial_prototypes"})
@@ -107,6 +109,8 @@ def can_run_triton(op: str, x: Tensor, **sizes: int) -> str | None:
         return f"{x.device} has compute capability {major}.{minor}, the Triton kernels need 8.0 or later"
     if x.dtype not in KERNEL_DTYPES:
         return f"x is {x.dtype}, the Triton kernels take float32, bfloat16 and float16"
+    if sizes.get("k", 0) > TRITON_MOST_NEIGHBORS:
+        return f"k is {sizes['k']}, the Triton kernels keep at most {TRITON_MOST_NEIGHBORS} neighbours in registers"
     return None
 
 

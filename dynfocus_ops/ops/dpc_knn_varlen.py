@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dynfocus_ops.backends import select_kernel
+from dynfocus_ops.backends import select_backend, select_kernel
 from dynfocus_ops.checks import (
     check_int,
     check_noise,
@@ -19,6 +19,7 @@ from dynfocus_ops.checks import (
     score_dtype,
 )
 from dynfocus_ops.ops.dpc_knn import mark_outputs_non_differentiable, no_gradients
+from dynfocus_ops.transfer import to_device
 
 
 class DPCKNNVarlen(NamedTuple):
@@ -50,7 +51,8 @@ def dpc_knn_varlen(
         max_seqlen: at least the longest segment; what fixes the launch without looking at cu_seqlens.
         mask, noise: [total]; as in `dpc_knn`.
         distance_scale: C unless given.
-        backend: "auto" or a backend's name. On a GPU the reference copies cu_seqlens to the host.
+        backend: "auto" or a backend's name. On a GPU the reference copies cu_seqlens to the host; Triton reads it
+            where it is, and copies num_clusters and k to the GPU where they are given per segment.
 
     Returns:
         assignment: int64 [total], numbered within the segment; -1 where masked out.
@@ -101,19 +103,29 @@ def _dpc_knn_varlen(
     noise: Tensor | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    bounds = cu_seqlens.tolist()
-    num_segments = len(bounds) - 1
-    clusters, neighbors = (
-        values * num_segments if len(values) == 1 else values for values in (list(num_clusters), list(k))
-    )
-    _check_segments(bounds, clusters, neighbors, max_seqlen, x, mask)
-    check_noise(noise, mask)
+    num_segments = cu_seqlens.shape[0] - 1
+    clusters, neighbors = list(num_clusters), list(k)
     scale = float(distance_scale or x.shape[-1])
-    kernel = select_kernel("dpc_knn_varlen", backend, x)
-    assignment, centers, log_density, delta = kernel(x, bounds, clusters, neighbors, mask, scale, noise)
+    chosen = select_backend("dpc_knn_varlen", backend, x, k=max(k))
+    kernel = select_kernel("dpc_knn_varlen", chosen, x, k=max(k))
+    if chosen != "triton" or checks_values(cu_seqlens):
+        bounds = cu_seqlens.tolist()
+        every_clusters, every_k = (
+            values * num_segments if len(values) == 1 else values for values in (clusters, neighbors)
+        )
+        _check_segments(bounds, every_clusters, every_k, max_seqlen, x, mask)
+    check_noise(noise, mask)
+    if chosen == "triton":
+        result = kernel(x, cu_seqlens, clusters, neighbors, mask, scale, noise, max_seqlen=max_seqlen)
+    else:
+        result = kernel(x, bounds, every_clusters, every_k, mask, scale, noise)
+    assignment, centers, log_density, delta = result
     check_scores(log_density, x, mask)
     check_scores(delta, x, mask)
-    cu_clusters = torch.tensor([0, *clusters], device=x.device).cumsum(0)
+    if len(clusters) == 1:
+        cu_clusters = torch.arange(num_segments + 1, device=x.device) * clusters[0]
+    else:
+        cu_clusters = to_device([0, *clusters], x.device).cumsum(0)
     return assignment, centers, cu_clusters, log_density, delta
 
 

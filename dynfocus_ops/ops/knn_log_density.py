@@ -48,7 +48,7 @@ def _knn_log_density(
 ) -> Tensor:
     check_enough_points("k", k, mask)
     check_noise(noise, mask)
-    kernel = select_kernel("knn_log_density", backend, x)
+    kernel = select_kernel("knn_log_density", backend, x, k=k)
     log_density = kernel(x, k, mask, float(distance_scale or x.shape[-1]), noise)
     check_scores(log_density, x, mask)
     return log_density
