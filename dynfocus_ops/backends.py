@@ -35,7 +35,17 @@ CPU_OPS = frozenset(
         "spatial_prototypes",
     }
 )
-TRITON_OPS = frozenset({"density_peak_distance", "dpc_knn", "dpc_knn_varlen", "knn_log_density", "nearest_center"})
+TRITON_OPS = frozenset(
+    {
+        "cluster_mean",
+        "density_peak_distance",
+        "dpc_knn",
+        "dpc_knn_varlen",
+        "knn_log_density",
+        "nearest_center",
+        "pack_frame_tokens",
+    }
+)
 # Candidates for a point's neighbours are kept in registers, 64 at most, three of them beyond the k wanted.
 TRITON_MOST_NEIGHBORS = 61
 KERNEL_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})

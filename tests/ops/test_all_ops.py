@@ -17,6 +17,7 @@ from .support import NATIVE, assert_same_bits, backends, gradients, poisoned_mem
 
 RUNS = [pytest.param(case, backend, id=f"{case.name}-{backend}") for case in CASES for backend in backends(case.name)]
 every_run = pytest.mark.parametrize(("case", "backend"), RUNS)
+one_thread = pytest.mark.skipif(interpreted(), reason="Triton's interpreter has one thread")
 
 
 def on(case: Case, backend: str):
@@ -103,6 +104,7 @@ def test_exports(case: Case, backend: str) -> None:
 
 @pytest.mark.skipif(interpreted(), reason="the interpreter has one thread")
 @every_run
+@one_thread
 def test_same_bits_on_any_number_of_threads(case: Case, backend: str) -> None:
     inputs = case.inputs(37)
     with threads(1):
@@ -125,6 +127,7 @@ ONE_LARGE_SAMPLE = {
 
 @pytest.mark.skipif(interpreted(), reason="the interpreter has one thread")
 @pytest.mark.parametrize(("op", "backend"), [(op, backend) for op in ONE_LARGE_SAMPLE for backend in backends(op)])
+@one_thread
 def test_same_bits_on_any_number_of_threads_of_one_large_sample(op: str, backend: str) -> None:
     x = torch.randn(1, 600, 512)
     results = []

@@ -119,7 +119,7 @@ def test_golden_means(backend: str, name: str) -> None:
 def test_golden_means_of_our_own_clusters(backend: str) -> None:
     tensors, metadata = golden("dpc_knn_frame")
     num_clusters, k = int(metadata["num_clusters"]), int(metadata["k"])
-    assignment = dpc_knn(tensors["x"], num_clusters, k, backend=backend).assignment
+    assignment = dpc_knn(tensors["x"], num_clusters, k).assignment
     result = cluster_mean(tensors["x"], assignment, num_clusters, backend=backend)
     torch.testing.assert_close(result, tensors["merged_mean"], rtol=1e-5, atol=1e-5)
 
