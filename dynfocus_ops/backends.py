@@ -44,6 +44,7 @@ TRITON_OPS = frozenset(
         "knn_log_density",
         "nearest_center",
         "pack_frame_tokens",
+        "rods_pool",
     }
 )
 # Candidates for a point's neighbours are kept in registers, 64 at most, three of them beyond the k wanted.

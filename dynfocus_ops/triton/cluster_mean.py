@@ -11,6 +11,7 @@ from torch import Tensor
 from dynfocus_ops.triton.launch import launch
 from dynfocus_ops.triton.member_lists import member_lists
 from dynfocus_ops.triton.rounding import rounded
+from dynfocus_ops.triton.sum_of_parts import sum_of_parts
 
 ROWS = 4  # of a list, loaded before the first is used
 
@@ -54,16 +55,7 @@ def cluster_mean_backward(
     )
     if weight is None or products is None:
         return grad_x, grad.new_empty(0)
-    grad_weight = weight.new_empty((B, N))
-    block_points = 128
-    launch(
-        sum_of_slices_kernel,
-        (triton.cdiv(N, block_points) * B,),
-        *(products, grad_weight, N, slices),
-        BLOCK_N=block_points,
-        num_warps=4,
-    )
-    return grad_x, grad_weight
+    return grad_x, sum_of_parts(products, weight.new_empty((B, N)))
 
 
 def slice_of_channels(x: Tensor) -> tuple[int, int]:
@@ -212,13 +204,3 @@ def cluster_mean_backward_kernel(
                 product = tl.sum(grad * (x - mean))
                 tl.store(product_ptr + (b * slices + s) * N + i, tl.where(in_a_mean, product, 0.0), mask=there)
 
-
-@triton.jit
-def sum_of_slices_kernel(product_ptr, grad_weight_ptr, N, slices, BLOCK_N: tl.constexpr):
-    tiles = tl.cdiv(N, BLOCK_N)
-    n = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
-    b = (tl.program_id(0) // tiles).to(tl.int64)
-    sums = tl.zeros((BLOCK_N,), tl.float32)
-    for s in range(slices):
-        sums += tl.load(product_ptr + (b * slices + s) * N + n, mask=n < N, other=0)
-    tl.store(grad_weight_ptr + b * N + n, rounded(sums, grad_weight_ptr.dtype.element_ty), mask=n < N)

@@ -54,7 +54,7 @@ def slice_of_channels(rows: Tensor) -> tuple[int, int]:
 
 
 def frame_layout(key_index: Tensor, num_fine: int, num_coarse: int, num_frames: int) -> tuple[Tensor, Tensor]:
-    """slots int32 [T], the place in key_index [K] of each frame or K where it is no key, and cu_frames int64 [T + 1]."""
+    """slots int32 [T], each frame's place in key_index [K] or K where it is no key, and cu_frames int64 [T + 1]."""
     T, K = num_frames, key_index.shape[0]
     slots = key_index.new_empty(T, dtype=torch.int32)
     cu_frames = key_index.new_empty(T + 1)
