@@ -70,7 +70,8 @@ def rods_pool(
         check_shape("frame_query", frame_query, (tokens.shape[0],), "[T] of tokens")
         check_same_device("frame_query", frame_query, "tokens", tokens)
     dtype = tokens.dtype
-    tokens, queries = promote(tokens, queries)
+    if queries.dtype != dtype:
+        tokens, queries = promote(tokens, queries)
     return _rods_pool(tokens, queries, frame_query, query_mask, scale, backend).to(dtype)
 
 

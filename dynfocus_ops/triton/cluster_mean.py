@@ -203,4 +203,3 @@ def cluster_mean_backward_kernel(
                 )
                 product = tl.sum(grad * (x - mean))
                 tl.store(product_ptr + (b * slices + s) * N + i, tl.where(in_a_mean, product, 0.0), mask=there)
-

@@ -24,9 +24,10 @@ def frame_tile(tokens: Tensor, queries: Tensor, most_rows: int) -> dict[str, int
     """Tiles of scores: frames that share their queries go together, so that these are read less often."""
     block_m = min(max(triton.next_power_of_2(tokens.shape[1]), 16), most_rows)
     block_q = min(max(triton.next_power_of_2(queries.shape[1]), 16), 64, 8192 // most_rows)
-    frames = max(1, 128 // block_m) if queries.shape[0] == 1 else 1
-    block_c = 32 if torch.float32 in (tokens.dtype, queries.dtype) else 64
-    num_warps = 8 if frames * block_m > 128 else 4
+    frames = max(1, 64 // block_m) if queries.shape[0] == 1 else 1
+    wide = torch.float32 in (tokens.dtype, queries.dtype)
+    block_c = (16 if block_m > 128 else 32) if wide else 64
+    num_warps = 8 if frames * block_m >= 128 else 4
     return dict(FRAMES=frames, BLOCK_M=block_m, BLOCK_Q=block_q, BLOCK_C=block_c, num_warps=num_warps, num_stages=3)
 
 
@@ -122,9 +123,7 @@ def tile_of_logits(
         c = first + tl.arange(0, BLOCK_C)
         at = c.to(tl.int64)
         x = tl.load(x_row[:, None] + at[None, :] * stride_xc, mask=there[:, None] & (c < C)[None, :], other=0)
-        query = tl.load(
-            query_row[:, None] + at[None, :] * stride_qc, mask=asked[:, None] & (c < C)[None, :], other=0
-        )
+        query = tl.load(query_row[:, None] + at[None, :] * stride_qc, mask=asked[:, None] & (c < C)[None, :], other=0)
         if x.dtype == query.dtype:
             sums = dot(x, tl.trans(query), sums)
         else:

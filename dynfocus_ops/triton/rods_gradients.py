@@ -1,6 +1,6 @@
 """Gradients of tokens and queries from those of the logits, dl_mq = d(x_m . q), and of the mean attention a.
 
-  dx_m = a_m g_0 + g_1 / M + sum_q dl_mq q        dq = sum over the frames of its row and their m of dl_mq x_m
+dx_m = a_m g_0 + g_1 / M + sum_q dl_mq q        dq = sum over the frames of its row and their m of dl_mq x_m
 """
 
 import torch
@@ -69,15 +69,18 @@ def query_gradients(
 
 @triton.jit
 def weighted_sums(weights, values, sums):
-    """sums + weights [M, K] values [K, N] with weights in float32: they may cancel, so 16 bits of them are kept at least.
-
-    Those are two bfloat16; the range of float16 would not do for gradients.
-    """
+    """sums + weights [M, K] values [K, N] with weights in float32: they may cancel, so more than 8 bits are kept."""
     if values.dtype == tl.bfloat16:
-        high = rounded(weights, tl.bfloat16)
-        low = rounded(weights - high.to(tl.float32), tl.bfloat16)
+        high, low = two_bfloat16(weights)
         return dot(low, values, dot(high, values, sums))
-    return dot(weights, values.to(tl.float32), sums)
+    return dot(weights, values.to(tl.float32), sums)  # float16 has not the range of gradients
+
+
+@triton.jit
+def two_bfloat16(weights):
+    """Their sum has 16 bits of the weights."""
+    high = rounded(weights, tl.bfloat16)
+    return high, rounded(weights - high.to(tl.float32), tl.bfloat16)
 
 
 @triton.jit
@@ -179,7 +182,9 @@ def query_gradients_kernel(
     first = start + (part.to(tl.int64) * count // parts).to(tl.int32)
     last = start + ((part.to(tl.int64) + 1) * count // parts).to(tl.int32)
     m_tiles = tl.cdiv(M, BLOCK_M)
-    sums = tl.zeros((BLOCK_Q, BLOCK_C), tl.float32)
+    # bfloat16 is best read transposed for the product, float32 is not
+    CHANNELS_FIRST: tl.constexpr = x_ptr.dtype.element_ty == tl.bfloat16
+    sums = tl.zeros((BLOCK_C, BLOCK_Q) if CHANNELS_FIRST else (BLOCK_Q, BLOCK_C), tl.float32)
     for step in range(first * m_tiles, last * m_tiles):
         t = tl.load(frame_ptr + step // m_tiles).to(tl.int64)
         m = step % m_tiles * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -193,7 +198,13 @@ def query_gradients_kernel(
             mask=(m < M)[:, None] & (c < C)[None, :],
             other=0,
         )
-        sums = weighted_sums(tl.trans(grad_logits), x, sums)
+        if CHANNELS_FIRST:
+            high, low = two_bfloat16(grad_logits)
+            sums = dot(tl.trans(x), low, dot(tl.trans(x), high, sums))
+        else:
+            sums = weighted_sums(tl.trans(grad_logits), x, sums)
+    if CHANNELS_FIRST:
+        sums = tl.trans(sums)
     asked = asked_queries(q, b, mask_ptr, Q, stride_mb, stride_mq)
     sums = tl.where(asked[:, None], sums, 0.0)  # where tokens are not finite, a weight of 0 does not make it 0
     tl.store(

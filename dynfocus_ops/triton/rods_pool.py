@@ -5,7 +5,6 @@ A frame of up to 256 tokens is one program's (several frames where these share q
 once for the logits and, mostly from the cache, backwards, once more for the sums. Larger frames take three kernels.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor

@@ -6,6 +6,7 @@ from torch.autograd import gradcheck
 from torch.nn.functional import gelu, linear
 
 from dynfocus_ops import reference, rods_pool
+from dynfocus_ops.backends import interpreted
 
 from .support import assert_same_bits, backends, golden, gradients
 
@@ -36,9 +37,14 @@ def variants(T: int, M: int, Q: int, C: int):
     yield torch.randn(T, Q, C), {"frame_query": torch.arange(T)}
 
 
-# the last in blocks of two frames
+BLOCKS_OF_TWO_FRAMES = (5, 300, 2, 700)  # in the reference; too much for Triton's interpreter
+
+
 @every_backend
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 22, 8, 48), (3, 257, 5, 33), (40, 6, 3, 7), (5, 300, 2, 700)])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1, 1, 1), (5, 22, 8, 48), (3, 257, 5, 33), *([] if interpreted() else [(40, 6, 3, 7), BLOCKS_OF_TWO_FRAMES])],
+)
 def test_equals_the_definition_with_its_gradient(backend: str, shape: tuple[int, ...]) -> None:
     tokens = torch.randn(shape[0], shape[1], shape[3])
     for queries, extra in variants(*shape):
