@@ -31,8 +31,12 @@ def cluster_mean(
         [B, num_clusters, C] in the dtype of x, summed in float64 if x or weight is, else in float32; 0 where no member
         has weight.
 
+    Memory: Triton lists the members, 4 B N bytes and 8 for each cluster; the gradient of weight adds a float32 for each
+        point and 512 channels (256 in float32).
+
     Raises:
-        TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also an assignment outside [-1, num_clusters).
+        TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also an assignment outside [-1, num_clusters)
+            (on a GPU it is nobody's).
 
     Source: event and object prototypes of DynFocus (CVPR 2025, arXiv 2411.12355): the mean of a cluster.
     """

@@ -24,9 +24,12 @@ def pack_frame_tokens(
         tokens: [K F + 2 T, D] in the promoted dtype of fine and coarse.
         cu_frames: int64 [T + 1]; frame t's tokens are rows cu_frames[t] to cu_frames[t + 1].
 
+    Memory: Triton has 4 bytes for each frame beyond the result.
+
     Raises:
         TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also a key_index that repeats or is
-            outside [0, T). On a GPU a repeated key_index leaves rows of zeros.
+            outside [0, T). On a GPU such a mention leaves rows of zeros at the end and gets no gradient: a frame
+            is its first mention's.
 
     Source: cooperative encoding fusion of DynFocus (CVPR 2025, arXiv 2411.12355).
     """

@@ -62,7 +62,7 @@ def attention(
         attention_kernel,
         (T,),
         *(logits, products, weights, grad_logits, *query, scale, M),
-        BLOCK_M=max(1, min(triton.next_power_of_2(M), 4096 // block_q)),
+        BLOCK_M=max(1, min(triton.next_power_of_2(M), 2048 // block_q)),
         BLOCK_Q=block_q,
         num_warps=4,
     )

@@ -1,6 +1,6 @@
 """What only kernels have: tiles, lists, unwritten memory, launches."""
 
-from mmap import MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, mmap
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,10 +85,10 @@ def test_assignments_out_of_range_are_of_nobody() -> None:
     )
 
 
-def test_offsets_beyond_2_31() -> None:
-    """Rows 2^30 numbers apart, in memory that is only reserved."""
-    memory = mmap(-1, 2 * ((3 << 30) + 8), flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
-    x = torch.frombuffer(memory, dtype=torch.bfloat16).as_strided((1, 4, 8), (0, 1 << 30, 1))
+def test_offsets_beyond_2_31(tmp_path: Path) -> None:
+    """Rows 2^30 numbers apart, in a file that is all hole."""
+    memory = torch.from_file(str(tmp_path / "x"), shared=True, size=(3 << 30) + 8, dtype=torch.bfloat16)
+    x = memory.as_strided((1, 4, 8), (0, 1 << 30, 1))
     assignment = torch.tensor([[0, 1, 1, 1]])
     x[0, 3] = 3
     assert_same_bits(cluster_mean(x, assignment, 2, None)[0, 1], torch.ones(8).bfloat16())
