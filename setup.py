@@ -1,7 +1,9 @@
 """Builds the native part with CMake and ninja; everything else about the package is in pyproject.toml.
 
-DYNFOCUS_BUILD chooses: `cpu`, `cuda` or `none`. Unset, it is `cpu` where a C++ compiler is found (CXX, or c++, g++,
-clang++ on the path), else `none`: the ops then run in plain torch. A compiler that is found and fails stops it.
+DYNFOCUS_BUILD chooses: `cpu`, `cuda` (the CPU's kernels and the GPU's) or `none`. Unset, it is `none` where no C++
+compiler is found (CXX, or c++, g++, clang++ on the path): the ops then run in plain torch. Else it is `cuda` where
+torch was built with CUDA and nvcc is found (CUDACXX, or nvcc on the path), and `cpu` where not. A compiler that is
+found and fails stops it.
 """
 
 import os
@@ -24,21 +26,35 @@ def find_compiler() -> str | None:
     return os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 
 
+def find_nvcc() -> str | None:
+    """The CUDA compiler, 12.0 or later: CUDACXX as it stands, else nvcc on the path."""
+    return os.environ.get("CUDACXX") or shutil.which("nvcc")
+
+
+def builds_cuda() -> bool:
+    wanted = os.environ.get("DYNFOCUS_BUILD")
+    if wanted:
+        return wanted == "cuda"
+    import torch
+
+    return torch.version.cuda is not None and find_nvcc() is not None
+
+
 def reason_not_to_build() -> str | None:
     """None, or why this install comes without the native part."""
     wanted = os.environ.get("DYNFOCUS_BUILD", "")
     if wanted not in ("", "none", "cpu", "cuda"):
         raise SetupError(f"DYNFOCUS_BUILD is {wanted!r}, it must be none, cpu or cuda")
-    if wanted == "cuda":
-        raise SetupError("DYNFOCUS_BUILD=cuda: this version has no CUDA kernels yet; use cpu or none")
     if wanted == "none":
         return "installed with DYNFOCUS_BUILD=none"
     if find_compiler() is None:
-        if wanted == "cpu":
+        if wanted:
             raise SetupError(
-                "DYNFOCUS_BUILD=cpu: no C++ compiler found (no CXX, and no c++, g++ or clang++ on the path)"
+                f"DYNFOCUS_BUILD={wanted}: no C++ compiler found (no CXX, and no c++, g++ or clang++ on the path)"
             )
         return "no C++ compiler was found when the package was installed"
+    if wanted == "cuda" and find_nvcc() is None:
+        raise SetupError("DYNFOCUS_BUILD=cuda: no CUDA compiler found (no CUDACXX, and no nvcc on the path)")
     return None
 
 
@@ -105,6 +121,9 @@ class BuildNative(build_ext):
             "TORCH_ROOT": Path(torch.__file__).parent,
             "TORCH_VERSION": torch.__version__,
         }
+        definitions["DYNFOCUS_CUDA"] = "ON" if builds_cuda() else "OFF"  # said each time: CMake remembers
+        if builds_cuda():
+            definitions["CMAKE_CUDA_COMPILER"] = find_nvcc()
         if with_module:
             import pybind11
 
@@ -120,8 +139,9 @@ class BuildNative(build_ext):
         result = subprocess.run([tool, *command[1:]], env=os.environ | {"PATH": path}, text=True, capture_output=True)
         print(result.stdout, result.stderr)
         if result.returncode != 0:
+            compilers = f"{find_compiler()} and {find_nvcc()}" if builds_cuda() else find_compiler()
             raise SetupError(
-                f"building the native ops with the compiler {find_compiler()} failed; "
+                f"building the native ops with the compiler {compilers} failed; "
                 "mend it, or set DYNFOCUS_BUILD=none:\n" + "\n".join((result.stdout + result.stderr).splitlines()[-30:])
             )
 

@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <iterator>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -17,6 +19,11 @@ std::vector<std::string> names(const std::vector<dynfocus::cpu::Capability>& cap
   return names;
 }
 
+std::vector<std::string> words(const std::string& text) {
+  std::istringstream stream(text);
+  return {std::istream_iterator<std::string>(stream), {}};
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = DYNFOCUS_VERSION;
@@ -24,7 +31,8 @@ py::dict build_info() {
   info["flags"] = DYNFOCUS_FLAGS;
   info["instruction_sets"] = names(dynfocus::cpu::compiled_capabilities());
   info["runnable_instruction_sets"] = names(dynfocus::cpu::runnable_capabilities());
-  info["cuda_archs"] = std::vector<std::string>();  // this version has no CUDA kernels
+  info["cuda_archs"] = words(DYNFOCUS_CUDA_ARCHS);
+  info["cuda_compiler"] = DYNFOCUS_CUDA_COMPILER;
   info["torch_version"] = DYNFOCUS_TORCH_VERSION;
   info["torch_stable_abi"] = DYNFOCUS_TORCH_ABI;
   return info;
@@ -35,6 +43,6 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "How the native part of dynfocus_ops was built.";
   m.def("build_info", &build_info,
-        "dict: version, compiler, flags, instruction_sets (compiled), runnable_instruction_sets (this CPU), cuda_archs, torch_version "
-        "(headers built against), torch_stable_abi (oldest torch it loads in).");
+        "dict: version, compiler, flags, instruction_sets (compiled), runnable_instruction_sets (this CPU), cuda_archs and "
+        "cuda_compiler (empty without CUDA kernels), torch_version (headers built against), torch_stable_abi (oldest torch it loads in).");
 }

@@ -2,6 +2,7 @@
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
@@ -37,8 +38,14 @@ def build() -> list[tuple[str, str]]:
         ("built against torch", f"{info['torch_version']}, loads in {info['torch_stable_abi']} and later"),
         ("instruction sets", ", ".join(info["instruction_sets"])),
         ("this CPU lacks", ", ".join(missing) or "none of them"),
-        ("CUDA archs", ", ".join(info["cuda_archs"]) or "none: this version has no CUDA kernels"),
+        ("CUDA archs", cuda(info)),
     ]
+
+
+def cuda(info: dict[str, Any]) -> str:
+    if not info["cuda_archs"]:
+        return "none: built without CUDA kernels (DYNFOCUS_BUILD=cuda builds them where nvcc is found)"
+    return f"{', '.join(info['cuda_archs'])}, built with {info['cuda_compiler']}"
 
 
 def backends() -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def build(tree: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if name not in ("CXX", "DYNFOCUS_BUILD")}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("CXX", "CUDACXX", "DYNFOCUS_BUILD")}
     return subprocess.run(
         [sys.executable, "setup.py", "build", "--build-lib", "lib"],
         cwd=tree,
@@ -77,10 +77,20 @@ def test_installs_without_the_native_part_and_says_so(tree: Path, environment: d
         ({"CXX": shutil.which("false") or "false"}, "failed; mend it, or set DYNFOCUS_BUILD=none"),
         ({"CXX": "/no/such/compiler"}, "with the compiler /no/such/compiler failed"),
         ({"DYNFOCUS_BUILD": "cpu", "PATH": "nowhere"}, "DYNFOCUS_BUILD=cpu: no C++ compiler found"),
-        ({"DYNFOCUS_BUILD": "cuda"}, "this version has no CUDA kernels yet"),
+        ({"DYNFOCUS_BUILD": "cuda", "PATH": "nowhere"}, "DYNFOCUS_BUILD=cuda: no C++ compiler found"),
+        ({"DYNFOCUS_BUILD": "cuda", "CXX": "c++", "PATH": "nowhere"}, "DYNFOCUS_BUILD=cuda: no CUDA compiler found"),
+        ({"DYNFOCUS_BUILD": "cuda", "CUDACXX": "/no/such/nvcc"}, " and /no/such/nvcc failed"),
         ({"DYNFOCUS_BUILD": "gpu"}, "DYNFOCUS_BUILD is 'gpu', it must be none, cpu or cuda"),
     ],
-    ids=["broken compiler", "missing compiler", "cpu without compiler", "cuda", "unknown"],
+    ids=[
+        "broken compiler",
+        "missing compiler",
+        "cpu without compiler",
+        "cuda without compiler",
+        "no nvcc",
+        "missing nvcc",
+        "unknown",
+    ],
 )
 def test_fails_with_the_reason(tree: Path, environment: dict[str, str], reason: str) -> None:
     built = build(tree, **environment)

@@ -51,7 +51,7 @@ def test_sdist_holds_what_a_build_and_a_test_need() -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert package_files() - names == set()
     assert {"setup.py", "CMakeLists.txt", "Makefile", "LICENSE", "constraints.txt", "csrc/registration.cpp"} <= names
-    assert {"csrc/cpu/ops.h", "csrc/cpu/dpc_knn.cpp", "tests/conftest.py"} <= names
+    assert {"csrc/cpu/ops.h", "csrc/cpu/dpc_knn.cpp", "csrc/cuda/dpc_knn.cu", "tests/conftest.py"} <= names
     assert {"csrc/cuda/ops.h", "csrc/cuda/dpc_knn.cu", "csrc/cuda/cluster_frames.cuh", "tests/cuda/emulator.h"} <= names
     assert [name for name in names if name.endswith((".so", ".pyc"))] == []
 
