@@ -99,9 +99,28 @@ sanitize: $(VENV)/test-tools
 	    LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 	    "$(CURDIR)/$(BIN)/python" -P -m pytest tests/native tests/ops --capture=sys -k "not memory and not library" $(PYTEST_ARGS)
 
-aot:
-	@echo "make aot compiles the GPU kernels for sm_80 and sm_90 without a GPU; it comes with those kernels, which this version has not." >&2
-	@exit 1
+# Compiles every GPU kernel that ships for sm_80 and sm_90, with two Tritons and nvcc, and holds it to benchmarks/aot/budget.json; no GPU
+# is needed. UPDATE=1 makes what was compiled the budget and writes docs/gpu-kernels.md. CUDA=no leaves csrc/cuda out, where there is no nvcc.
+NVCC ?= $(or $(CUDACXX),$(shell command -v nvcc))
+OLDEST_TRITON := 3.6.0
+
+build/triton-%: | $(VENV)/test-tools
+	rm -rf $@.part
+	$(PIP) install --quiet --no-deps --target $@.part triton==$*
+	mv $@.part $@
+
+.PHONY: build/aot/cuda
+build/aot/cuda: | $(VENV)/test-tools
+	@mkdir -p build/aot
+	@test -n "$(NVCC)" || { echo "make aot: no nvcc found (CUDACXX, or on the path); CUDA=no leaves csrc/cuda out" >&2; exit 1; }
+	$(BIN)/cmake -S . -B $@ -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" -DCMAKE_BUILD_TYPE=Release -DDYNFOCUS_CUDA=ON \
+	    -DCMAKE_CUDA_COMPILER="$(NVCC)" -DDYNFOCUS_PYTHON_MODULE=OFF \
+	    -DTORCH_ROOT="$$($(BIN)/python -c 'import torch; print(torch.__path__[0])')" > build/aot/cmake.log
+	$(BIN)/cmake --build $@ --target cuda_kernels
+
+aot: build/triton-$(OLDEST_TRITON) $(if $(filter no,$(CUDA)),,build/aot/cuda)
+	OMP_NUM_THREADS=1 TRITON_CACHE_DIR="$(CURDIR)/build/aot/cache" $(BIN)/python -m benchmarks.aot build/triton-$(OLDEST_TRITON) \
+	    $(if $(filter no,$(CUDA)),,--cuda build/aot/cuda) $(if $(UPDATE),--update --page docs/gpu-kernels.md) $(AOT_ARGS)
 
 gpu:
 	@echo "make gpu tests and measures the GPU kernels; it comes with those kernels, which this version has not." >&2
