@@ -44,6 +44,7 @@ TRITON_OPS = frozenset(
         "knn_log_density",
         "nearest_center",
         "pack_frame_tokens",
+        "perturbed_topk",
         "rods_pool",
     }
 )

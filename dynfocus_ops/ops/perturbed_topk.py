@@ -51,7 +51,9 @@ def perturbed_topk(
 
     Memory: the result, and for the reference O(chunk L) a row for a fixed chunk of samples. The CPU kernel adds 4 MiB
         (or the choices of one sample, 4 k bytes) and O(L) a thread; its backward pass the sums of at most 32 chunks of
-        samples, 512 L bytes a row and for all rows together 32 MiB (or one row). Never samples x L, nor samples x k.
+        samples, 512 L bytes a row and for all rows together 32 MiB (or one row). The Triton kernels count in the memory
+        of the result; their backward pass takes 256 L bytes a row for sums of at most 32 chunks and, for the full
+        gradient, 8 n bytes a row for the samples' weights. Never samples x L, nor samples x k.
 
     Raises:
         TypeError, ValueError: wrong types, shapes, dtypes or ranges. NaN scores are not refused: they count as

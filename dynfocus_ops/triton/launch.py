@@ -65,7 +65,7 @@ def launch(kernel: Any, grid: Sequence[int], *arguments: Any, **constants: Any) 
         kernel: a function under @triton.jit.
         grid: 1 to 3 numbers of programs; with a 0 among them nothing is launched.
         arguments: all but the constexpr parameters, in order: tensors, None or numbers.
-        constants: the constexpr parameters by name, and num_warps, num_stages or maxnreg.
+        constants: the constexpr parameters by name, and compiler options: num_warps, maxnreg, enable_fp_fusion, …
     """
     if 0 in grid:
         return

@@ -1,6 +1,5 @@
 """torch.ops.dynfocus_native.perturbed_topk and its gradient against oracle and float64, on every instruction set."""
 
-import math
 import resource
 from collections.abc import Callable
 
@@ -9,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dynfocus_ops import reference
-from dynfocus_ops.reference.perturbed_topk import noise_chunks, philox4x32, philox_normal, topk_in_order
+from dynfocus_ops.reference.perturbed_topk import philox_normal
+from tests.ops.selection import NORMALS_AT_THE_ENDS, draw, exact_gradient, exact_normals, near_ties, units_off
 
 ops = torch.ops.dynfocus_native
 CAPABILITIES = ("baseline", "avx2", "avx512", "avx512_bf16")
@@ -52,74 +52,16 @@ def backward(
     )
 
 
-def draw(scores: Tensor, n: int, antithetic: bool = False) -> Tensor:
-    """All of Z [B, n, L], by the oracle."""
-    return torch.cat([z for _, z in noise_chunks(scores.float(), n, SEED, None, antithetic)], 1)
-
-
-def near_ties(scores: Tensor, k: int, sigma: float, z: Tensor) -> Tensor:
-    """How many samples of each row could choose otherwise if Z were a few units in the last place off."""
-    if k == scores.shape[1]:
-        return torch.zeros(len(scores))
-    ordered = (scores.double().unsqueeze(1) + sigma * z.double()).sort(-1, descending=True).values
-    return (ordered[..., k - 1] - ordered[..., k] < 1e-5 * sigma).sum(1)
-
-
-def exact_gradient(
-    grad: Tensor, scores: Tensor, sigma: float, z: Tensor, antithetic: bool, diagonal: bool
-) -> tuple[Tensor, Tensor]:
-    """The formula in float64 for the choices made in float32, and the sum of the magnitudes of its terms."""
-    B, n, L = z.shape
-    k = grad.shape[1]
-    chosen = topk_in_order(scores.float().unsqueeze(1) + sigma * z, k)
-    picked = grad.double().flatten(1).gather(1, (chosen + torch.arange(k) * L).flatten(1)).view(B, n, k)
-    z = z.double()
-    if diagonal:
-        terms = torch.zeros_like(z).scatter(2, chosen, picked) * z
-    else:
-        w = picked.sum(-1)
-        if antithetic:
-            baseline = w.roll(n // 2, 1)
-            weight = (w - baseline) / 2
-        else:
-            weight = (w - (w.sum(1, keepdim=True) - w) / (n - 1)) if n > 1 else w
-        terms = weight.unsqueeze(-1) * z
-    return terms.sum(1) / (n * sigma), terms.abs().sum(1) / (n * sigma)
-
-
-def exact_normals(counter: Tensor, seed: Tensor) -> Tensor:
-    """Z in float64."""
-    zero = torch.zeros_like(counter)
-    words = (counter & 0xFFFFFFFF, counter >> 32 & 0xFFFFFFFF, zero, zero)
-    r0, r1, _, _ = philox4x32(words, (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
-    u1, u2 = ((r0 >> 8) + 1).double() * 2**-24, (r1 >> 8).double() * 2**-24
-    return (-2 * u1.log()).sqrt() * (2 * math.pi * u2).cos()
-
-
 @pytest.mark.parametrize(
     ("first", "count"), [(0, 200_000), (2**32 - 19, 77), (2**40 + 5, 33), (2**63 - 9, 8), (3, 1), (3, 0)]
 )
 def test_normals_are_within_four_units_in_the_last_place(capability: str, first: int, count: int) -> None:
     found = ops.perturbed_topk_noise(SEED, first, count)
     expected = exact_normals(first + torch.arange(count), SEED)
-    unit = torch.ldexp(torch.ones_like(expected), torch.frexp(expected).exponent - 24)
-    assert found.shape == (count,) and ((found.double() - expected).abs() <= 4 * unit).all()
+    assert found.shape == (count,) and (units_off(found, expected) <= 4).all()
 
 
-@pytest.mark.parametrize(  # those of counter 0 where u1 or u2 is at an end or at a turn of the cosine
-    ("seed", "expected"),
-    [
-        (12121362, math.sqrt(48 * math.log(2)) * math.cos(2 * math.pi * 2713058 / 2**24)),  # the smallest u1
-        (16390493, 0.0),  # u1 is 1
-        (27283984, math.sqrt(-2 * math.log1p(-(2**-24))) * math.cos(2 * math.pi * 6920482 / 2**24)),
-        (10710051, math.sqrt(-2 * math.log(971319 / 2**24))),  # u2 is 0
-        (17845651, math.sqrt(-2 * math.log(7688447 / 2**24))),  # u2 is the largest, 2^-24 below 1
-        (335182, -math.sqrt(-2 * math.log(1170799 / 2**24))),  # u2 is 1/2
-        (10984164, 0.0),  # u2 is 1/4
-        (22028758, 0.0),  # u2 is 3/4
-        (21725921, -math.sqrt(-2 * math.log(8000307 / 2**24)) * math.sin(2 * math.pi * 2**-24)),  # just beyond 1/4
-    ],
-)
+@pytest.mark.parametrize(("seed", "expected"), NORMALS_AT_THE_ENDS)
 def test_normals_at_the_ends(capability: str, seed: int, expected: float) -> None:
     assert ops.perturbed_topk_noise(torch.tensor(seed), 0, 1).item() == pytest.approx(
         expected, rel=4 * 2**-23, abs=1e-15
@@ -155,7 +97,7 @@ def test_drawn_noise_chooses_as_the_oracle(capability: str, shape: tuple[int, ..
     found = forward(scores, k, n, antithetic=antithetic)
     expected = reference.perturbed_topk(scores, k, n, 0.1, SEED, None, antithetic)
     moved = ((found - expected).abs().sum((1, 2)) * n / 2).round()
-    assert (moved <= k * near_ties(scores, k, 0.1, draw(scores, n, antithetic))).all()
+    assert (moved <= k * near_ties(scores, k, 0.1, draw(scores, n, SEED, antithetic))).all()
     torch.testing.assert_close(found.sum(-1), torch.ones(B, k))
 
 
@@ -167,7 +109,7 @@ def test_gradient_equals_float64(capability: str, dtype: torch.dtype, shape: tup
     antithetic, diagonal = "antithetic" in kind, "diagonal" in kind
     n += n % 2 if antithetic else 0
     scores, grad = torch.rand(B, L).to(dtype), torch.randn(B, k, L)
-    z = draw(scores, n, antithetic)
+    z = draw(scores, n, SEED, antithetic)
     assert (near_ties(scores, k, 0.1, z) == 0).all() or dtype != torch.float32, "choose another seed"
     expected, magnitude = exact_gradient(grad, scores, 0.1, z, antithetic, diagonal)
     found = backward(grad, scores, n, antithetic=antithetic, diagonal=diagonal).double()
@@ -280,7 +222,7 @@ def test_large_rows() -> None:
     found = forward(scores, 20, 4, 1e-3)
     assert torch.equal(found, reference.perturbed_topk(scores, 20, 4, 1e-3, SEED, None, False))
     grad = torch.randn(1, 20, 65_536)
-    exact, magnitude = exact_gradient(grad, scores, 1e-3, draw(scores, 4), False, False)
+    exact, magnitude = exact_gradient(grad, scores, 1e-3, draw(scores, 4, SEED), False, False)
     assert ((backward(grad, scores, 4, 1e-3).double() - exact).abs() <= 1e-6 * magnitude).all()
 
 

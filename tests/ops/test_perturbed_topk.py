@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dynfocus_ops import perturbed_topk, reference, use_backend
+from dynfocus_ops.backends import interpreted
 from dynfocus_ops.reference.perturbed_topk import CHUNK, philox4x32, philox_normal
 
 from .support import LargestTensor, assert_same_bits, backends, golden, gradients
@@ -144,6 +145,7 @@ def mean_indicators(scores: torch.Tensor, k: int, sigma: float, **extra) -> torc
     return perturbed_topk(scores.expand(ROWS, -1), k, num_samples=1000, sigma=sigma, **extra).mean(0)
 
 
+@pytest.mark.skipif(interpreted(), reason="two million samples: the formula's other tests are enough for a kernel")
 @every_backend
 def test_full_gradient_is_that_of_the_expectation() -> None:
     """Against central differences with common random numbers; at these sample counts both err by a few per cent."""
@@ -236,33 +238,36 @@ def test_golden_value_and_diagonal_gradient(name: str) -> None:
 def test_seed_comes_from_torch() -> None:
     scores = torch.rand(1, 12)
     torch.manual_seed(5)
-    first, second = (perturbed_topk(scores, 4) for _ in range(2))
+    first, second = (perturbed_topk(scores, 4, num_samples=50) for _ in range(2))
     torch.manual_seed(5)
-    assert_same_bits(perturbed_topk(scores, 4), first)
+    assert_same_bits(perturbed_topk(scores, 4, num_samples=50), first)
     assert not torch.equal(first, second)
 
 
 def test_a_draw_inside_a_compiled_function_differs_from_call_to_call() -> None:
     torch._dynamo.reset()
-    compiled = torch.compile(lambda s: perturbed_topk(s, 4), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(lambda s: perturbed_topk(s, 4, num_samples=50), fullgraph=True, backend="aot_eager")
     scores = torch.rand(1, 12)
     assert not torch.equal(compiled(scores), compiled(scores))
 
 
 @every_backend
 def test_rows_of_other_samples_change_no_bit() -> None:
+    def select(scores: torch.Tensor) -> torch.Tensor:
+        return perturbed_topk(scores, 4, num_samples=40, seed=SEED)
+
     scores = torch.rand(3, 12)
-    expected = perturbed_topk(scores, 4, seed=SEED), gradients(lambda s: perturbed_topk(s, 4, seed=SEED), (scores,))[0]
+    expected = select(scores), gradients(select, (scores,))[0]
     changed = scores.clone()
     changed[[0, 2]] = torch.rand(2, 12)
-    assert_same_bits(perturbed_topk(changed, 4, seed=SEED)[1], expected[0][1])
-    assert_same_bits(gradients(lambda s: perturbed_topk(s, 4, seed=SEED), (changed,))[0][1], expected[1][1])
+    assert_same_bits(select(changed)[1], expected[0][1])
+    assert_same_bits(gradients(select, (changed,))[0][1], expected[1][1])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_dtypes(dtype: torch.dtype) -> None:
     scores = torch.rand(2, 12).to(dtype).requires_grad_()
-    result = perturbed_topk(scores, 4, seed=SEED)
+    result = perturbed_topk(scores, 4, num_samples=20, seed=SEED)
     assert result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.autograd.grad(result[0, 0, 0], scores)[0].dtype == dtype
 
