@@ -60,8 +60,8 @@ class Contest:
         for run in floors.values():
             run()
         seconds = race({**runs, **floors}, Pace.of(self.depth))
-        about = {"op": self._op, "case": str(case), "used_by": case.used_by, "flops": work.flops}
-        about |= {"bytes": work.read + work.written, "threads": torch.get_num_threads()}
+        about = {"op": self._op, "case": str(case), "used_by": case.used_by, "flops": work.cost.flops}
+        about |= {"bytes": work.cost.nbytes, "threads": torch.get_num_threads()}
         for name, verdict in verdicts.items():
             extra = details() if name == OURS else {}
             self._record(name, seconds[name], {**about, **verdict, **extra})

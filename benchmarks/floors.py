@@ -11,32 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.counts import Cost
+
 PRODUCT, FRESH_COPY, WARM_COPY = "floor: product", "floor: fresh copy", "floor: warm copy"
 LARGEST_PRODUCT = 1 << 28  # numbers
 
 
 @dataclass(frozen=True)
 class Work:
-    """What any way of computing an op has to do at the least.
+    """What any way of computing an op has to do at the least, in a form that can be timed.
 
     product: a matrix product that all of them need, by torch in fp32 into a buffer that is there;
     share: how much of its time counts. A Gram matrix is symmetric: one half.
     """
 
-    flops: int
-    read: int  # bytes
-    written: int  # bytes
+    cost: Cost
     product: Callable[[], Any] | None = None
     share: float = 1.0
 
     def floors(self) -> dict[str, Callable[[], Any]]:
         """What to time: the product, and the bytes copied to memory that is new (as an op's result is) or warm."""
         floors = {} if self.product is None else {PRODUCT: self.product}
-        if self.read + self.written == 0:
+        read, written = self.cost.read, self.cost.written
+        if read + written == 0:
             return floors
-        source = torch.ones(max(1, self.written // 4))
+        source = torch.ones(max(1, written // 4))
         target = torch.empty_like(source)
-        rest = torch.ones(max(1, (self.read - self.written) // 4))  # what is read and not copied is summed
+        rest = torch.ones(max(1, (read - written) // 4))  # what is read and not copied is summed
 
         def fresh_copy() -> None:
             source.clone()

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import oracle, research, vectorised
+from benchmarks import counts, oracle, research, vectorised
 from benchmarks.cases import Case
 from benchmarks.contest import Contest
-from benchmarks.floors import Work, nbytes
+from benchmarks.floors import Work
 from dynfocus_ops import cluster_mean
 
 
@@ -60,8 +60,8 @@ def test_cluster_mean(case: MeansCase, contest: Contest, depth: str) -> None:
     def share(_: str, result: tuple[Tensor, Tensor]) -> float:
         return min(oracle.close_share(*pair) for pair in zip(result, exact, strict=True))
 
-    moved = nbytes(x, grad)  # forward: x in, means out; backward: their gradients the other way
-    contest(case, contenders, share, Work(flops=2 * x.numel(), read=moved, written=moved))
+    sizes = (small.b, small.n, small.c, small.clusters, x.itemsize)
+    contest(case, contenders, share, Work(counts.cluster_mean(*sizes) + counts.cluster_mean_backward(*sizes)))
 
 
 def exact_means(x: Tensor, assignment: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import dynfocus_ops
-from benchmarks import oracle, research, vectorised
+from benchmarks import counts, oracle, research, vectorised
 from benchmarks.cases import Case
 from benchmarks.contest import Contest
 from benchmarks.floors import Work
@@ -64,9 +64,9 @@ def test_connector(case: VideoCase, contest: Contest, depth: str) -> None:
         error = (tokens - exact).norm(dim=-1) / exact.norm(dim=-1)
         return (error < 1e-4).double().mean().item()
 
-    pooled = settings.pool_size**2 * small.c
-    linear = small.c * small.hidden + small.hidden**2
-    flops = small.t * small.n**2 * small.c + small.t**2 * pooled + 2 * len(exact) * linear
+    text_shape = (NUM_QUERIES, TEXT_CHANNELS)
+    parts = counts.connector(settings, plans[0], (small.n, small.c), text_shape, small.hidden, patches.itemsize)
+    flops = sum(part.flops for part in parts.values())
     contenders = {"ours": ours}
     if depth != "quick" or case.t < 1000:  # it takes three times as long as all else here
         contenders["research ops"] = with_ops(RESEARCH_OPS, ours)
@@ -75,7 +75,7 @@ def test_connector(case: VideoCase, contest: Contest, depth: str) -> None:
         case,
         contenders,
         share,
-        Work(flops, read=0, written=0),
+        Work(counts.Cost(flops, read=0, written=0)),
         own_share=0.98,
         repeatable=False,
         details=lambda: {"parts": seconds_by_part(ours)},

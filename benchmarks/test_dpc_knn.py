@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import oracle, research, vectorised
+from benchmarks import counts, oracle, research, vectorised
 from benchmarks.cases import Case, clustered
 from benchmarks.contest import Contest
-from benchmarks.floors import Work, gram, nbytes
+from benchmarks.floors import Work, gram
 from benchmarks.half_ops import knn_log_density_by
 from dynfocus_ops import dpc_knn, knn_log_density
 
@@ -72,7 +72,7 @@ def test_dpc_knn(case: PointsCase, contest: Contest, depth: str) -> None:
         upcast = x.float()
         contenders["ours, fp32"] = lambda: dpc_knn(upcast, clusters, k, mask=mask)
     exact = oracle.Clustering(x, clusters, k, mask)
-    contest(case, contenders, lambda _, result: exact.share(result), work_of(x))
+    contest(case, contenders, lambda _, result: exact.share(result), work_of(x, clusters))
 
 
 @pytest.mark.parametrize("case", GROWTH, ids=str)
@@ -84,7 +84,7 @@ def test_dpc_knn_growth(case: PointsCase, contest: Contest, depth: str) -> None:
     if case.n <= 16384:  # beyond, one of its matrices is 17 GB
         contenders["research"] = lambda: research.dpc_knn(x, clusters, k)
     exact = oracle.Clustering(x, clusters, k)
-    contest(case, contenders, lambda _, result: exact.share(result), work_of(x))
+    contest(case, contenders, lambda _, result: exact.share(result), work_of(x, clusters))
 
 
 @pytest.mark.parametrize("case", DENSITY, ids=str)
@@ -95,7 +95,7 @@ def test_knn_log_density(case: PointsCase, contest: Contest, depth: str) -> None
     for name, function in vectorised.with_either_smallest(vectorised.knn_log_density, depth).items():
         contenders[name] = partial(function, x, small.k)
     exact = oracle.Clustering(x, small.clusters, small.k)
-    contest(case, contenders, lambda _, result: exact.density_share(result), work_of(x))
+    contest(case, contenders, lambda _, result: exact.density_share(result), work_of(x, 0))
 
 
 def inputs(case: PointsCase) -> tuple[Tensor, Tensor | None]:
@@ -106,8 +106,6 @@ def inputs(case: PointsCase) -> tuple[Tensor, Tensor | None]:
     return x, torch.arange(case.n) < lengths
 
 
-def work_of(x: Tensor) -> Work:
-    """Half the Gram matrix; the points are read, an index and two scores a point are written."""
-    batch, num_points, channels = x.shape
-    flops = batch * num_points**2 * channels
-    return Work(flops, nbytes(x), 16 * batch * num_points, gram(x), share=0.5)
+def work_of(x: Tensor, clusters: int) -> Work:
+    b, n, c = x.shape
+    return Work(counts.dpc_knn(b, n, c, clusters, x.itemsize), gram(x), share=0.5)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks import oracle, research, vectorised
+from benchmarks import counts, oracle, research, vectorised
 from benchmarks.cases import Case, clustered
 from benchmarks.contest import Contest
-from benchmarks.floors import Work, nbytes
+from benchmarks.floors import Work
 from dynfocus_ops import dpc_knn, dpc_knn_varlen
 
 
@@ -71,8 +71,8 @@ def test_dpc_knn_varlen(case: SegmentsCase, contest: Contest, depth: str) -> Non
     contenders = {"ours": one_call, "ours, a call each": each(dpc_knn), "research, a call each": each(research.dpc_knn)}
     for name, function in vectorised.with_either_smallest(vectorised.dpc_knn, depth).items():
         contenders[f"{name}, padded"] = padded(function, segments, num_clusters, small.k)
-    work = Work(sum(n**2 * small.c for n in lengths), nbytes(x), 16 * len(x), grams(segments), share=0.5)
-    contest(case, contenders, share, work)
+    cost = counts.dpc_knn_varlen(lengths, small.c, num_clusters, x.itemsize)
+    contest(case, contenders, share, Work(cost, grams(segments), share=0.5))
 
 
 def padded(

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import copies, oracle
+from benchmarks import copies, counts, oracle
 from benchmarks.cases import Case, clustered
 from benchmarks.contest import Contest
-from benchmarks.floors import Work, gram, nbytes
+from benchmarks.floors import Work, gram
 from dynfocus_ops import cluster_mean, dpc_knn_varlen
 from dynfocus_ops.dropin import (
     chat_univi,
@@ -179,8 +179,8 @@ def test_dropin_merge(case: DropinCase, contest: Contest, depth: str) -> None:
         "ours": lambda: both_ways(lambda *args: ermvp.merge_tokens(*args)[0], x, weight),
         "research": lambda: both_ways(copies.merge, x, weight),
     }
-    moved = nbytes(x, grad)
-    contest(case, contenders, share, Work(flops=2 * x.numel(), read=moved, written=moved))
+    sizes = (small.b, small.n, small.c, small.clusters, x.itemsize)
+    contest(case, contenders, share, Work(counts.cluster_mean(*sizes) + counts.cluster_mean_backward(*sizes)))
 
 
 DENSITY = of("holitom", "HoliTom, window to tokens", 1, 196, 3584, 49, 7, dtype=HALF)
@@ -253,8 +253,7 @@ def test_dropin_frames(case: FramesCase, contest: Contest, depth: str) -> None:
         "ours, a call each": a_call_each,
         "research, a call each": lambda: torch.cat(copies.frame_by_frame(frames, clusters, neighbors))[None],
     }
-    x = torch.cat(frames)
-    work = Work(sum(n**2 * small.c for n in lengths), nbytes(x), 16 * len(x))
+    work = Work(counts.dpc_knn_varlen(lengths, small.c, clusters, frames[0].itemsize))
     contest(case, contenders, as_a_set(exact[None]), work, own_share=TOGETHER, repeatable=False)
 
 
@@ -276,8 +275,8 @@ def near(name: str, result: Tensor, expected: Tensor) -> float:
 
 
 def work_of(x: Tensor) -> Work:
-    batch, num_points, channels = x.shape
-    return Work(batch * num_points**2 * channels, nbytes(x), 8 * batch * num_points, gram(x), share=0.5)
+    b, n, c = x.shape
+    return Work(counts.dpc_knn(b, n, c, 0, x.itemsize), gram(x), share=0.5)
 
 
 def right_share(x: Tensor, num: int, k: int, mask: Tensor | None) -> Callable[[str, Any], float]:

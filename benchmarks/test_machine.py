@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.cases import Case
 from benchmarks.contest import Contest
+from benchmarks.counts import Cost
 from benchmarks.floors import Work
 from benchmarks.oracle import close_share
 
@@ -39,7 +40,7 @@ def test_machine_matmul(case: MachineCase, contest: Contest, depth: str) -> None
         left, right = a[:64].to(product.dtype).double(), b.to(product.dtype).double()
         return close_share(product[:64], left @ right)
 
-    contest(case, contenders, share, Work(flops=2 * n**3, read=0, written=0))
+    contest(case, contenders, share, Work(Cost(flops=2 * n**3, read=0, written=0)))
 
 
 @pytest.mark.parametrize("case", [COPY], ids=str)
@@ -48,5 +49,5 @@ def test_machine_copy(case: MachineCase, contest: Contest, depth: str) -> None:
     source = torch.randn(n, n)
     target = torch.empty_like(source)
     contenders = {"fresh": source.clone, "warm": lambda: target.copy_(source)}
-    work = Work(flops=0, read=source.nbytes, written=source.nbytes)
+    work = Work(Cost(flops=0, read=source.nbytes, written=source.nbytes))
     contest(case, contenders, lambda _, copied: close_share(copied, source.double()), work)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import oracle, research, vectorised
+from benchmarks import counts, oracle, research, vectorised
 from benchmarks.cases import Case
 from benchmarks.contest import Contest
-from benchmarks.floors import Work, nbytes
+from benchmarks.floors import Work
 from dynfocus_ops import pack_frame_tokens
 
 
@@ -43,8 +43,8 @@ def test_pack_frame_tokens(case: SequenceCase, contest: Contest, depth: str) -> 
         "compiled": lambda: compiled(fine, coarse, key_index),
     }
     exact = in_order(fine.double(), coarse.double(), key_index.tolist())
-    work = Work(flops=0, read=nbytes(fine, coarse), written=nbytes(fine, coarse))
-    contest(case, contenders, lambda _, result: oracle.close_share(result, exact), work)
+    cost = counts.pack_frame_tokens(small.t, small.k, small.fine, small.d, fine.itemsize)
+    contest(case, contenders, lambda _, result: oracle.close_share(result, exact), Work(cost))
 
 
 def in_order(fine: Tensor, coarse: Tensor, key_frames: list[int]) -> Tensor:

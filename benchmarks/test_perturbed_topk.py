@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import oracle, research, vectorised
+from benchmarks import counts, oracle, research, vectorised
 from benchmarks.cases import Case
 from benchmarks.contest import Contest
 from benchmarks.floors import Work
@@ -69,7 +69,7 @@ def test_perturbed_topk(case: SelectionCase, contest: Contest, depth: str) -> No
         "compiled": lambda: compiled(scores.detach(), grad, draw(), SIGMA),
     }
     # Of thousands of samples one may rightly choose otherwise: two scores a rounding apart.
-    contest(case, contenders, share, Work(flops=0, read=0, written=0), own_share=0.99)
+    contest(case, contenders, share, Work(counts.NOTHING), own_share=0.99)
 
 
 def exact_selection(scores: Tensor, grad: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:

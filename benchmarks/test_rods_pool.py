@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks import oracle, research, vectorised
+from benchmarks import counts, oracle, research, vectorised
 from benchmarks.cases import Case, clustered
 from benchmarks.contest import Contest
-from benchmarks.floors import Work, nbytes
+from benchmarks.floors import Work
 from dynfocus_ops import rods_pool
 
 
@@ -57,12 +57,8 @@ def test_rods_pool(case: RodsCase, contest: Contest, depth: str) -> None:
     projected = research.rods_pool(tokens.double(), text.double(), key_weight.double())
     flat, columns = tokens.float().flatten(0, 1), queries.float().T
     out = flat.new_empty(len(flat), small.q)
-    work = Work(
-        flops=2 * tokens.numel() * (small.q + 1),
-        read=nbytes(tokens, queries),
-        written=2 * small.t * small.c * tokens.element_size(),
-        product=lambda: torch.mm(flat, columns, out=out),
-    )
+    cost = counts.rods_pool(small.t, small.m, small.c, small.q, tokens.itemsize)
+    work = Work(cost, product=lambda: torch.mm(flat, columns, out=out))
 
     def share(name: str, result: Tensor) -> float:
         return oracle.close_share(result, projected if name == "research" else folded)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import oracle, research, vectorised
+from benchmarks import counts, oracle, research, vectorised
 from benchmarks.cases import Case, clustered
 from benchmarks.contest import Contest
-from benchmarks.floors import Work, gram, nbytes
+from benchmarks.floors import Work, gram
 from dynfocus_ops import spatial_prototypes
 
 PAPER = ((16, 8), (6, 3))  # (num_clusters, k) of each level
@@ -64,10 +64,8 @@ def test_spatial_prototypes(case: FramesCase, contest: Contest, depth: str) -> N
     def share(_: str, result: tuple[Tensor, list[Tensor]]) -> float:
         return share_of_levels(x, first, levels, *result)
 
-    flops = small.t * small.n**2 * small.c + sum(small.t * clusters**2 * small.c for clusters, _ in levels[:-1])
-    means = sum(clusters for clusters, _ in levels)
-    written = small.t * (means * small.c * x.element_size() + 8 * (small.n + means - levels[-1][0]))
-    contest(case, contenders, share, Work(flops, nbytes(x), written, gram(x), share=0.5), own_share=OWN_SHARE)
+    cost = counts.spatial_prototypes(small.t, small.n, small.c, levels, x.itemsize)
+    contest(case, contenders, share, Work(cost, gram(x), share=0.5), own_share=OWN_SHARE)
 
 
 def share_of_levels(

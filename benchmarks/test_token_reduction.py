@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmarks import copies, oracle
 from benchmarks.cases import Case, clustered
 from benchmarks.contest import Contest
+from benchmarks.counts import Cost
 from benchmarks.floors import Work, nbytes
 from dynfocus_ops.token_reduction import (
     assign_to_anchors,
@@ -147,4 +148,4 @@ def test_token_reduction_compressor(case: TokensCase, contest: Contest, depth: s
 
 
 def moved(x: Tensor) -> Work:
-    return Work(0, nbytes(x), 0)
+    return Work(Cost(flops=0, read=nbytes(x), written=0))

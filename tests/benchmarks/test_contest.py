@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.cases import Case
 from benchmarks.contest import Contest, Refused
+from benchmarks.counts import Cost
 from benchmarks.floors import Work
 
 
@@ -40,7 +41,7 @@ def contest(contenders: dict[str, Callable[[], Any]], **options: Any) -> dict[st
     try:
         call(
             Shape(used_by="someone"), contenders, lambda _, answer: (answer == 1).double().mean().item(),
-            Work(flops=0, read=8, written=8), **options,
+            Work(Cost(flops=0, read=8, written=8)), **options,
         )  # fmt: skip
     except Refused as refusal:
         return {**benchmark.entries, "refusal": str(refusal)}
