@@ -118,6 +118,10 @@ class DynFocusConnector(nn.Module):
     O_t = b_t (U_fine ‖ U_coarse) + (1 − b_t) U_coarse: every frame has its two rods tokens, key frames have
     their cones before them.
 
+    Token counts are Python ints, known before anything runs (`plans`), and every other number stays on its device: a
+    forward pass neither waits for a GPU nor copies to it, so that a CUDA graph can capture the whole of it. The
+    exceptions are temporal="kmeans", whose empty events are looked for, and whatever an op's reference does.
+
     Args:
         channels: C of the patch features.
         text_channels: width of the text features.
@@ -188,6 +192,4 @@ class DynFocusConnector(nn.Module):
 
 def frame_rows(num_frames: Sequence[int], device: torch.device | None = None) -> Tensor:
     """[ΣT] int64: the video each packed frame belongs to."""
-    return torch.arange(len(num_frames), device=device).repeat_interleave(
-        torch.tensor(num_frames, device=device), output_size=sum(num_frames)
-    )
+    return torch.cat([torch.full((length,), video, device=device) for video, length in enumerate(num_frames)])

@@ -116,7 +116,7 @@ def _same_shaped(plans: Sequence[TokenPlan], device: torch.device) -> Iterator[t
         groups.setdefault((plan.num_events, plan.num_key_frames), []).append(first_event)
         first_event += plan.num_events
     for (num_events, num_key_frames), first_events in groups.items():
-        first = torch.tensor(first_events, device=device).unsqueeze(1)
+        first = torch.cat([torch.full((1, 1), event, device=device) for event in first_events])
         yield first + torch.arange(num_events, device=device), num_key_frames
 
 

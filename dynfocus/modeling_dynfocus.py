@@ -146,18 +146,19 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         """
         if num_frames is None or qformer_input_ids is None:
             raise ValueError("num_frames and qformer_input_ids must be given with a video")
+        # Numbers are read before the tower has anything to do: a GPU would have to be waited for until it is done.
+        lengths = num_frames.tolist()
+        budgets = [None] * len(lengths) if visual_token_budget is None else visual_token_budget.tolist()
         if pixel_values_videos is not None and video_features is None:
             video_features = self.encode_patches(pixel_values_videos)
         elif video_features is None or pixel_values_videos is not None:
             raise ValueError("exactly one of pixel_values_videos and video_features must be given")
-        lengths = num_frames.tolist()
         if sum(lengths) != video_features.shape[0]:
             raise ValueError(f"num_frames adds up to {sum(lengths)} but there are {video_features.shape[0]} frames")
         if qformer_input_ids.shape[0] != len(lengths):
             raise ValueError(
                 f"qformer_input_ids has {qformer_input_ids.shape[0]} rows but must have one per video, {len(lengths)}"
             )
-        budgets = [None] * len(lengths) if visual_token_budget is None else visual_token_budget.tolist()
         settings = self.connector.settings
         plans = [settings.plan(length, budget) for length, budget in zip(lengths, budgets, strict=True)]
         text, frame_text, text_mask = self._text_features(
@@ -227,7 +228,10 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds must be given")
-        if pixel_values_videos is not None or video_features is not None:
+        encodes = pixel_values_videos is not None or video_features is not None
+        # Counted before the tower is busy, as in get_video_features.
+        num_placeholders = self._count_placeholders(input_ids) if encodes or video_embeds is not None else 0
+        if encodes:
             if video_embeds is not None:
                 raise ValueError("video_embeds replaces pixel_values_videos and video_features: give one of them")
             video_embeds = self.get_video_features(
@@ -241,7 +245,13 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if video_embeds is not None:
-            inputs_embeds = self._insert_visual_tokens(input_ids, inputs_embeds, video_embeds)
+            if num_placeholders != video_embeds.shape[0]:
+                raise ValueError(
+                    f"input_ids has {num_placeholders} visual placeholders but the videos gave {video_embeds.shape[0]} "
+                    "tokens; the processor's token settings must be those of the model's configuration"
+                )
+            placeholders = input_ids.eq(self.config.video_token_id)[..., None]
+            inputs_embeds = inputs_embeds.masked_scatter(placeholders, video_embeds.to(inputs_embeds.dtype))
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -253,16 +263,10 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
             **kwargs,
         )
 
-    def _insert_visual_tokens(self, input_ids: Tensor | None, inputs_embeds: Tensor, video_embeds: Tensor) -> Tensor:
+    def _count_placeholders(self, input_ids: Tensor | None) -> int:
         if input_ids is None:
             raise ValueError("visual inputs need input_ids, which say where the visual tokens go")
-        placeholders = input_ids == self.config.video_token_id
-        if (count := int(placeholders.sum())) != video_embeds.shape[0]:
-            raise ValueError(
-                f"input_ids has {count} visual placeholders but the videos gave {video_embeds.shape[0]} tokens; "
-                "the processor's token settings must be those of the model's configuration"
-            )
-        return inputs_embeds.masked_scatter(placeholders[..., None], video_embeds.to(inputs_embeds.dtype))
+        return int((input_ids == self.config.video_token_id).sum())
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **model_kwargs

@@ -1,6 +1,7 @@
 """The events of a video: clusters of its frames, in the order of time. Imports torch and dynfocus_ops only."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -29,10 +30,9 @@ def dpc_knn_events(
         neighbors: k of the density, clamped to each video's T.
         distance_scale: divisor of the squared distances; None divides by D.
     """
-    lengths = torch.tensor([0, *num_frames], device=frames.device)
     clusters = dynfocus_ops.dpc_knn_varlen(
         frames,
-        lengths.cumsum(0),
+        torch.tensor(list(accumulate(num_frames, initial=0))),  # on the host, where it is read
         list(num_events),
         [min(neighbors, length) for length in num_frames],
         max_seqlen=max(num_frames),
@@ -40,9 +40,14 @@ def dpc_knn_events(
     )
     # Rows of later videos are larger, so one sort puts the centres in time order within every video.
     centers, density_order = clusters.centers.sort()
-    time_rank = torch.empty_like(density_order)
-    time_rank[density_order] = torch.arange(density_order.numel(), device=frames.device)
-    first_event = clusters.cu_clusters[:-1].repeat_interleave(lengths[1:], output_size=frames.shape[0])
+    time = torch.arange(len(centers), device=frames.device)
+    time_rank = torch.empty_like(time).scatter(0, density_order, time)
+    first_event = torch.cat(
+        [
+            torch.full((length,), first, device=frames.device)
+            for length, first in zip(num_frames, accumulate(num_events, initial=0), strict=False)
+        ]
+    )
     assignment = time_rank[clusters.assignment + first_event]
     return TemporalEvents(assignment, centers, _event_means(frames, assignment, centers.numel()))
 
