@@ -122,9 +122,11 @@ aot: build/triton-$(OLDEST_TRITON) $(if $(filter no,$(CUDA)),,build/aot/cuda)
 	OMP_NUM_THREADS=1 TRITON_CACHE_DIR="$(CURDIR)/build/aot/cache" $(BIN)/python -m benchmarks.aot build/triton-$(OLDEST_TRITON) \
 	    $(if $(filter no,$(CUDA)),,--cuda build/aot/cuda) $(if $(UPDATE),--update --page docs/gpu-kernels.md) $(AOT_ARGS)
 
-gpu:
-	@echo "make gpu tests and measures the GPU kernels; it comes with those kernels, which this version has not." >&2
-	@exit 1
+# Builds, checks and measures on a GPU, with the Python that is there (PYTHON=...), no .venv and no network; nine minutes at most.
+# WHEELS=DIR: packages carried along. DRY_RUN=1 rehearses all of it on the CPU, on tiny shapes.
+gpu: $(if $(DRY_RUN),$(VENV)/test-tools)
+	$(if $(DRY_RUN),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu --budget $(or $(BUDGET),540) --out $(or $(OUT),build/gpu) \
+	    $(if $(DRY_RUN),--dry-run) $(if $(WHEELS),--wheels $(WHEELS)) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info dynfocus_ops/lib dynfocus_ops/_C.*.so

@@ -26,14 +26,14 @@ def dpc_knn(x: Tensor, num_clusters: int, k: int, mask: Tensor | None = None, sc
     delta = torch.where(denser, distance, farthest).amin(-1)
     centers = (density * delta).topk(num_clusters).indices
     to_centers = distance.gather(1, centers[:, :, None].expand(-1, -1, x.shape[1]))
-    number = torch.arange(num_clusters).expand_as(centers)
+    number = torch.arange(num_clusters, device=x.device).expand_as(centers)
     return DPCKNN(to_centers.argmin(1).scatter(1, centers, number), centers, density.log(), delta)
 
 
 def cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int) -> Tensor:
     """Adds up x_i / (members of i's cluster + 1e-6), in x.dtype."""
     batch, _, channels = x.shape
-    slot = (assignment + num_clusters * torch.arange(batch).unsqueeze(1)).flatten()
+    slot = (assignment + num_clusters * torch.arange(batch, device=x.device).unsqueeze(1)).flatten()
     ones = x.new_ones(slot.numel(), 1)
     members = x.new_zeros(batch * num_clusters, 1).index_add(0, slot, ones) + 1e-6
     scaled = x.flatten(0, 1) * (ones / members[slot])

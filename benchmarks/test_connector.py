@@ -121,11 +121,9 @@ def part_of(name: str) -> str:
 def one_video(dpc_knn: Callable[..., Any]) -> Callable[..., DPCKNNVarlen]:
     """dpc_knn_varlen of a single segment by a dpc_knn of (x, num_clusters, k, distance_scale)."""
 
-    def varlen(x: Tensor, cu_seqlens: Tensor, num_clusters: list[int], k: list[int], **settings: Any) -> DPCKNNVarlen:
-        assignment, centers, log_density, delta = dpc_knn(
-            x.unsqueeze(0), num_clusters[0], k[0], settings["distance_scale"]
-        )
-        bounds = torch.tensor([0, num_clusters[0]])
+    def varlen(x: Tensor, cu_seqlens: Tensor, num_clusters: int, k: int, **settings: Any) -> DPCKNNVarlen:
+        assignment, centers, log_density, delta = dpc_knn(x.unsqueeze(0), num_clusters, k, settings["distance_scale"])
+        bounds = torch.tensor([0, num_clusters])
         return DPCKNNVarlen(assignment[0], centers[0], bounds, log_density[0], delta[0])
 
     return varlen

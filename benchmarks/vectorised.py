@@ -75,7 +75,7 @@ def dpc_knn(
     centers = (log_density + delta.log()).topk(num_clusters).indices
     chosen = points.gather(1, centers.unsqueeze(-1).expand(-1, -1, channels))
     to_centers = torch.baddbmm(chosen.square().sum(-1).unsqueeze(1), points, chosen.mT, alpha=-2)
-    number = torch.arange(num_clusters).expand_as(centers)
+    number = torch.arange(num_clusters, device=x.device).expand_as(centers)
     if clusters_of is None:
         return DPCKNN(to_centers.argmin(-1).scatter(1, centers, number), centers, log_density, delta)
     used = number < clusters_of.unsqueeze(1)
@@ -95,7 +95,7 @@ def _products(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
 
 def cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int) -> Tensor:
     """A one-hot matrix product; bf16 is summed in fp32 inside it."""
-    one_hot = (assignment.unsqueeze(1) == torch.arange(num_clusters).unsqueeze(1)).to(x.dtype)
+    one_hot = (assignment.unsqueeze(1) == torch.arange(num_clusters, device=x.device).unsqueeze(1)).to(x.dtype)
     members = one_hot.sum(-1, dtype=torch.float32).clamp(min=1).unsqueeze(-1)
     return (torch.bmm(one_hot, x) / members).to(x.dtype)
 
@@ -125,8 +125,8 @@ def perturbed_topk(scores: Tensor, grad: Tensor, noise: Tensor, sigma: float) ->
     batch, num_samples, length = noise.shape
     k = grad.shape[1]
     chosen = (scores.unsqueeze(1) + sigma * noise).topk(k, sorted=False).indices.sort(-1).values
-    slots = (chosen + torch.arange(k) * length).flatten(1)
-    counts = torch.zeros(batch, k * length).scatter_add(1, slots, torch.ones_like(slots, dtype=torch.float32))
+    slots = (chosen + torch.arange(k, device=scores.device) * length).flatten(1)
+    counts = noise.new_zeros(batch, k * length).scatter_add(1, slots, torch.ones_like(slots, dtype=torch.float32))
     weights = grad.flatten(1).gather(1, slots).view(batch, num_samples, k).sum(-1)
     weights = (weights - weights.mean(1, keepdim=True)) / ((num_samples - 1) * sigma)
     return counts.view(batch, k, length) / num_samples, torch.bmm(weights.unsqueeze(1), noise).squeeze(1)
@@ -136,10 +136,10 @@ def pack_frame_tokens(fine: Tensor, coarse: Tensor, key_index: Tensor) -> Tensor
     """Rows are written where they belong, each once."""
     num_frames, num_coarse, width = coarse.shape
     num_fine = fine.shape[1]
-    extra = torch.zeros(num_frames, dtype=torch.int64).scatter(0, key_index, num_fine)
+    extra = key_index.new_zeros(num_frames).scatter(0, key_index, num_fine)
     ends = (extra + num_coarse).cumsum(0)
     starts = ends - extra - num_coarse
     tokens = fine.new_empty(fine.shape[0] * num_fine + num_frames * num_coarse, width)
-    tokens[starts[key_index].unsqueeze(1) + torch.arange(num_fine)] = fine
-    tokens[(starts + extra).unsqueeze(1) + torch.arange(num_coarse)] = coarse
+    tokens[starts[key_index].unsqueeze(1) + torch.arange(num_fine, device=fine.device)] = fine
+    tokens[(starts + extra).unsqueeze(1) + torch.arange(num_coarse, device=fine.device)] = coarse
     return tokens

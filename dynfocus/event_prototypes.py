@@ -11,6 +11,7 @@ import dynfocus_ops
 from dynfocus.scorers import SCORERS, min_max_scaled
 from dynfocus.temporal_clustering import TemporalEvents, dpc_knn_events, kmeans_events
 from dynfocus.token_budget import TokenPlan
+from dynfocus_ops.transfer import to_device
 
 
 class KeyEvents(NamedTuple):
@@ -116,7 +117,7 @@ def _same_shaped(plans: Sequence[TokenPlan], device: torch.device) -> Iterator[t
         groups.setdefault((plan.num_events, plan.num_key_frames), []).append(first_event)
         first_event += plan.num_events
     for (num_events, num_key_frames), first_events in groups.items():
-        first = torch.cat([torch.full((1, 1), event, device=device) for event in first_events])
+        first = to_device(first_events, device).unsqueeze(1)
         yield first + torch.arange(num_events, device=device), num_key_frames
 
 

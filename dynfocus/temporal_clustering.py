@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import dynfocus_ops
+from dynfocus_ops.transfer import to_device
 
 
 class TemporalEvents(NamedTuple):
@@ -32,9 +33,9 @@ def dpc_knn_events(
     """
     clusters = dynfocus_ops.dpc_knn_varlen(
         frames,
-        torch.tensor(list(accumulate(num_frames, initial=0))),  # on the host, where it is read
-        list(num_events),
-        [min(neighbors, length) for length in num_frames],
+        to_device(list(accumulate(num_frames, initial=0)), frames.device),
+        _one_or_all(num_events),
+        _one_or_all([min(neighbors, length) for length in num_frames]),
         max_seqlen=max(num_frames),
         distance_scale=distance_scale,
     )
@@ -50,6 +51,11 @@ def dpc_knn_events(
     )
     assignment = time_rank[clusters.assignment + first_event]
     return TemporalEvents(assignment, centers, _event_means(frames, assignment, centers.numel()))
+
+
+def _one_or_all(numbers: Sequence[int]) -> int | list[int]:
+    """One number where all are the same: it goes to a kernel as it is, a list would have to be copied."""
+    return numbers[0] if len(set(numbers)) == 1 else list(numbers)
 
 
 def kmeans_events(

@@ -5,10 +5,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+FEW = 64
+
 
 def to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """int64, on `device`, without waiting for what a GPU still has to do."""
-    host = torch.tensor(numbers)
-    if device.type == "cuda":
-        host = host.pin_memory()
-    return host.to(device, non_blocking=True)
+    """int64 [len(numbers)] on `device`, without waiting for what a GPU still has to do.
+
+    Few numbers the GPU writes itself, and all of them in a CUDA graph: replayed, it would copy from memory of the host
+    that has become something else's.
+    """
+    if device.type == "cpu":
+        return torch.tensor(numbers)
+    if len(numbers) <= FEW or torch.cuda.is_current_stream_capturing():
+        return torch.cat([torch.full((1,), number, device=device) for number in numbers])
+    return torch.tensor(numbers).pin_memory().to(device, non_blocking=True)

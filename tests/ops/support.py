@@ -1,30 +1,67 @@
-"""What the tests of the ops share: which backends they must run on, golden numbers, threads, poisoned memory."""
+"""What the tests of the ops share: which backends they must run on, golden numbers, threads, poisoned memory.
+
+With DYNFOCUS_TEST_DEVICE=cuda (make gpu) the ops run on a GPU, on copies of the tests' tensors, and what they return is
+copied back: the tests, and all that they compare with, stay on the CPU.
+"""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from dynfocus_ops import native
-from dynfocus_ops.backends import CPU_OPS, TRITON_OPS, interpreted
+from dynfocus_ops.backends import BACKENDS, CPU_OPS, TRITON_OPS, interpreted
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 # An install that says it has no native library is tested without; one that has lost its library fails.
+DEVICE = os.environ.get("DYNFOCUS_TEST_DEVICE")
 NATIVE = os.environ.get("DYNFOCUS_BUILD") != "none" and not native.NOT_BUILT.is_file()
 
 
 def backends(op: str) -> list[str]:
-    """The backends to test here: Triton's interpreter has a process of its own (TRITON_INTERPRET=1)."""
+    """The backends to test here: a GPU has a process of its own, as has Triton's interpreter (TRITON_INTERPRET=1)."""
+    if DEVICE == "cuda":
+        probe = torch.empty(1, 1, 1, device=DEVICE, dtype=torch.bfloat16)
+        return [name for name in ("cuda", "triton") if name in BACKENDS and BACKENDS[name](op, probe) is None]
     if interpreted():
         return ["triton"] if op in TRITON_OPS else []
     return ["reference", *(["cpu"] if op in CPU_OPS and NATIVE else [])]
+
+
+def on_device(x: Tensor) -> Tensor:
+    """A copy on the device, with the same strides, through which gradients flow back; x itself without a device."""
+    if DEVICE is None or x.device.type != "cpu":
+        return x
+    if x.is_contiguous() or 0 in x.stride():
+        return x.to(DEVICE, copy=True)
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=DEVICE).copy_(x)
+
+
+def running_on_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The public function of an op, on copies of its arguments; what one backend refuses is skipped."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tree_map_only(Tensor, on_device, (args, kwargs))
+        try:
+            result = function(*args, **kwargs)
+        except RuntimeError as error:
+            if re.match(r"backend 'cuda' .*cannot run", str(error)):
+                pytest.skip(str(error))
+            raise
+        return tree_map_only(Tensor, Tensor.cpu, result)
+
+    return run
 
 
 def golden(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -54,7 +91,7 @@ def threads(number: int) -> Iterator[None]:
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
     """Fresh tensors are full of NaN, or of the largest integer: what an op forgets to write shows."""
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # what is fixed on a GPU is not all that torch knows to be
     try:
         assert torch.empty(3).isnan().all() and torch.utils.deterministic.fill_uninitialized_memory
         yield

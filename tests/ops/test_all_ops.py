@@ -13,7 +13,7 @@ import dynfocus_ops
 from dynfocus_ops.backends import interpreted
 
 from .cases import CASES, SEED, Case
-from .support import NATIVE, assert_same_bits, backends, gradients, poisoned_memory, threads
+from .support import NATIVE, assert_same_bits, backends, gradients, on_device, poisoned_memory, threads
 
 RUNS = [pytest.param(case, backend, id=f"{case.name}-{backend}") for case in CASES for backend in backends(case.name)]
 every_run = pytest.mark.parametrize(("case", "backend"), RUNS)
@@ -38,7 +38,7 @@ def test_the_native_library_is_tested_too() -> None:
 @every_run
 def test_opcheck(case: Case, backend: str) -> None:
     inputs = [
-        x.requires_grad_() if differentiable else x
+        on_device(x).detach().requires_grad_() if differentiable else on_device(x)
         for x, differentiable in zip(case.inputs(3), case.differentiable, strict=True)
     ]
     opcheck(getattr(torch.ops.dynfocus, case.name).default, (*case.op_args(*inputs), backend))
@@ -48,7 +48,7 @@ def test_opcheck(case: Case, backend: str) -> None:
 def test_fake_tensors_of_half_precision(case: Case, backend: str) -> None:
     first, *rest = case.inputs(3)
     rest = [x.bfloat16() if x.is_floating_point() and x.dim() == 3 else x for x in rest]  # scores stay float32
-    inputs = (first.bfloat16(), *rest)
+    inputs = tuple(map(on_device, (first.bfloat16(), *rest)))
     op = getattr(torch.ops.dynfocus, case.name).default
     opcheck(op, (*case.op_args(*inputs), backend), test_utils=("test_schema", "test_faketensor"))
 

@@ -6,7 +6,7 @@ from torch.autograd import gradcheck
 
 from dynfocus_ops import cluster_mean, dpc_knn
 
-from .support import assert_same_bits, backends, golden, gradients
+from .support import DEVICE, assert_same_bits, backends, golden, gradients
 
 every_backend = pytest.mark.parametrize("backend", backends("cluster_mean"))
 
@@ -148,6 +148,7 @@ def test_a_float64_weight_is_computed_with_in_float64(dtype: torch.dtype) -> Non
     assert grad_x.dtype == dtype and grad_weight.dtype == torch.float64 and grad_x.abs().sum() > 0
 
 
+@pytest.mark.skipif(DEVICE is not None, reason="it is a copy of the points that is kept")
 @every_backend
 @pytest.mark.parametrize("weighted", [False, True])
 def test_points_are_kept_for_the_gradient_of_weight_alone(backend: str, weighted: bool) -> None:
