@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.gpu.document import Row, found
 from benchmarks.gpu.facts import name_of
-from benchmarks.gpu.ours import GPU_BACKENDS, chosen, refusal
+from benchmarks.gpu.ours import GPU_BACKENDS, chosen, is_refusal, refusal
 from benchmarks.gpu.races import TINY, Race, Sizes, races
 from benchmarks.gpu.stage import Stage
 from benchmarks.gpu.timing import Run, measure, number_of_sets, peak_bytes
@@ -69,8 +69,13 @@ def run_race(stage: Stage, race: Race, what: dict[str, Any], ceilings: Ceilings)
             continue
         details["chosen"] = chosen(race.op, sets[0][0]) == backend
         with stage.failure_is_a_row(race.op, **details):
-            calls = [partial(race.ours, *tensors, backend=backend) for tensors in sets]
-            timed(stage, race, calls, True, ceilings, details)
+            try:
+                calls = [partial(race.ours, *tensors, backend=backend) for tensors in sets]
+                timed(stage, race, calls, True, ceilings, details)
+            except RuntimeError as error:
+                if not is_refusal(error):
+                    raise
+                stage.add(race.op, "skipped", why=str(error)[:300], **details)
     for name, peer in race.peers.items():
         details = {**what, "contender": name}
         function = peer.run

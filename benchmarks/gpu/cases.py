@@ -47,11 +47,17 @@ class Draw:
         self.generator = torch.Generator().manual_seed(self.random.getrandbits(60))
         self.most = most
         self.dtype = DTYPES[index % 3]
+        self.even = index % 2 == 0
 
     def size(self, low: int, high: int) -> int:
         """More often small: uniform in the logarithm."""
         high = min(high, max(low, self.most))
         return min(high, round(low * (high / low) ** self.random.random()))
+
+    def channels(self, high: int) -> int:
+        """Every second time a multiple of 16, as models have them and some kernels need them."""
+        number = self.size(1, high)
+        return 16 * max(1, number // 16) if self.even else number
 
     def normal(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.randn(shape, generator=self.generator).to(dtype or self.dtype)
@@ -85,7 +91,7 @@ class Draw:
     def clustering(self, most_points: int = 300) -> tuple[Tensor, int, int, Tensor]:
         """(x, num_clusters, k, mask)."""
         B, N = self.size(1, 4), self.size(1, most_points)
-        C = self.size(1, min(1408, max(1, LARGEST // (N * N))))
+        C = self.channels(min(1408, max(1, LARGEST // (N * N))))
         k, num_clusters = self.size(1, min(N, 12)), self.size(1, min(N, 40))
         return self.points(B, N, C), num_clusters, k, self.mask(B, N, max(k, num_clusters))
 
@@ -158,7 +164,7 @@ def dpc_knn_varlen(draw: Draw) -> Call:
     lengths = [draw.size(1, 150) for _ in range(draw.size(1, 12))]
     clusters, neighbors = ([draw.size(1, min(length, 20)) for length in lengths] for _ in range(2))
     bounds = list(accumulate(lengths, initial=0))
-    x = draw.points(1, bounds[-1], draw.size(1, 1024))[0]
+    x = draw.points(1, bounds[-1], draw.channels(1024))[0]
 
     def function(x: Tensor, cu_seqlens: Tensor, backend: str) -> tuple[Tensor, ...]:
         return dynfocus_ops.dpc_knn_varlen(x, cu_seqlens, clusters, neighbors, max_seqlen=max(lengths), backend=backend)
@@ -175,7 +181,7 @@ def dpc_knn_varlen(draw: Draw) -> Call:
 
 
 def cluster_mean(draw: Draw) -> Call:
-    B, N, C = draw.size(1, 5), draw.size(1, 400), draw.size(1, 1500)
+    B, N, C = draw.size(1, 5), draw.size(1, 400), draw.channels(1500)
     num_clusters = draw.size(1, 60)
     x, weight = draw.normal(B, N, C), draw.uniform(B, N) + 0.1
     assignment = draw.integers(-1, num_clusters, B, N)
@@ -190,7 +196,7 @@ def cluster_mean(draw: Draw) -> Call:
 
 
 def spatial_prototypes(draw: Draw) -> Call:
-    T, N, C = draw.size(1, 6), draw.size(16, 256), draw.size(1, 1408)
+    T, N, C = draw.size(1, 6), draw.size(16, 256), draw.channels(1408)
     levels = ((draw.size(4, 16), draw.size(1, 8)), (draw.size(1, 4), draw.size(1, 4)))
     x = draw.normal(T, N, C)
 
@@ -219,7 +225,7 @@ def spatial_prototypes(draw: Draw) -> Call:
 
 
 def rods_pool(draw: Draw) -> Call:
-    T, M, C = draw.size(1, 40), draw.size(1, 256), draw.size(1, 1408)
+    T, M, C = draw.size(1, 40), draw.size(1, 256), draw.channels(1408)
     B, Q = draw.size(1, 5), draw.size(1, 40)
     tokens, queries, frame_query = draw.normal(T, M, C), draw.normal(B, Q, C), draw.integers(0, B, T)
     mask = draw.mask(B, Q, 1)

@@ -31,7 +31,7 @@ NATIVE = os.environ.get("DYNFOCUS_BUILD") != "none" and not native.NOT_BUILT.is_
 def backends(op: str) -> list[str]:
     """The backends to test here: a GPU has a process of its own, as has Triton's interpreter (TRITON_INTERPRET=1)."""
     if DEVICE == "cuda":
-        probe = torch.empty(1, 1, 1, device=DEVICE, dtype=torch.bfloat16)
+        probe = torch.empty(1, 8, 16, device=DEVICE, dtype=torch.bfloat16)
         return [name for name in ("cuda", "triton") if name in BACKENDS and BACKENDS[name](op, probe) is None]
     if interpreted():
         return ["triton"] if op in TRITON_OPS else []
