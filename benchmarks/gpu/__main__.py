@@ -39,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     from benchmarks.gpu.tables import summary
 
-    print(summary(rows, options.dry_run))
+    text = summary(rows, options.dry_run)
+    document.path_in(options.out, options.dry_run).with_suffix(".md").write_text(text + "\n")
+    print(text)
     return 1 if document.failed(rows) else 0
 
 

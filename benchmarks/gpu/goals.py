@@ -20,6 +20,28 @@ class Goal:
     def held(self, value: float) -> bool:
         return value >= self.limit if self.at_least else value < self.limit
 
+    def verdict(self, value: float | None) -> str:
+        if value is None:
+            return "not in this run"
+        yes, no = ("held", "missed") if self.gate else ("reached", "not yet")
+        return yes if self.held(value) else no
+
+
+def checked(rows: Sequence[Row]) -> list[Row]:
+    """Every goal with what the run has measured of it."""
+    return [
+        {
+            "what": goal.what,
+            "kind": "gate" if goal.gate else "goal",
+            "limit": f"{'>=' if goal.at_least else '<'} {goal.limit:g} {goal.unit}",
+            "measured": value,
+            "unit": goal.unit,
+            "verdict": goal.verdict(value),
+        }
+        for goal in GOALS
+        for value in [goal.value(rows)]
+    ]
+
 
 def ours(rows: Sequence[Row], op: str, frames: int, shape: str = "", dtype: str = "bf16") -> Row | None:
     """What users get: the backend chosen where none is named."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import document
+from benchmarks.gpu import document, goals
 from benchmarks.gpu.document import Row
 from benchmarks.gpu.stage import described, read_rows
 
@@ -73,7 +73,8 @@ def run(settings: Settings) -> list[Row]:
         with rows_file.open("a") as file:
             file.write(json.dumps({"stage": box.name, "name": "stage", **end}) + "\n")
         rows = read_rows(rows_file)
-        document.write(target, {**head, "seconds": round(time.time() - start, 1)}, rows, settings.rehearsed)
+        so_far = {**head, "seconds": round(time.time() - start, 1), "goals": goals.checked(rows)}
+        document.write(target, so_far, rows, settings.rehearsed)
         print(f"{box.name}: {end['status']}, {time.time() - began:.0f} s{why(end)}", flush=True)
         if box.needed and document.failed([row for row in rows if row["stage"] == box.name]):
             break

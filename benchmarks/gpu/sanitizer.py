@@ -25,6 +25,7 @@ REHEARSED_MOST = 6
 
 
 def run(stage: Stage) -> None:
+    """Each tool, backend and op is a process of its own: under the tools it is the start that takes long."""
     tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if tool is None and not stage.rehearsed:
         stage.add("compute-sanitizer", "skipped", why="compute-sanitizer is not on the path")
@@ -32,37 +33,39 @@ def run(stage: Stage) -> None:
     commands = {}
     for name, backends in TOOLS.items():
         for backend in backends:
-            call = [sys.executable, "-m", "benchmarks.gpu.sanitizer", backend]
-            wrapped = [
-                tool or "",
-                "--tool",
-                name,
-                "--error-exitcode",
-                str(FOUND),
-                *OPTIONS,
-                *KERNELS.get(backend, []),
-                *call,
-            ]
-            commands[f"{name}-{backend}"] = call if stage.rehearsed else wrapped
+            ops = [op for op in OPS if refusal(op, backend, easy_points(stage.device)) is None]
+            if not ops:
+                stage.add(name, "skipped", backend=backend, why="no op has this backend here")
+            # A rehearsal has no tool, and one process for all.
+            for group in [[op] for op in ops] if not stage.rehearsed else [ops] * bool(ops):
+                call = [sys.executable, "-m", "benchmarks.gpu.sanitizer", backend, *group]
+                wrapped = [
+                    tool or "",
+                    "--tool",
+                    name,
+                    "--error-exitcode",
+                    str(FOUND),
+                    *OPTIONS,
+                    *KERNELS.get(backend, []),
+                ]
+                commands["-".join((name, backend, group[0]))] = call if stage.rehearsed else [*wrapped, *call]
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "OMP_NUM_THREADS": "1", **stage.described()}
-    jobs = 1 if stage.rehearsed else max(1, (os.cpu_count() or 2) // 2)
+    jobs = 1 if stage.rehearsed else os.cpu_count() or 1
     for ended in together(commands, dict.fromkeys(commands, environment), stage.out, stage.deadline, jobs):
         add(stage, ended)
 
 
 def add(stage: Stage, ended: Ended) -> None:
-    name, backend = ended.name.split("-")
+    name, backend, op = ended.name.split("-")
     said = ended.said(100_000)
-    row = {"backend": backend, "calls": len(re.findall(r"^called ", said, re.MULTILINE))}
+    row = {"op": op, "backend": backend, "calls": len(re.findall(r"^called ", said, re.MULTILINE))}
     unable = next((line for line in said.splitlines() if any(reason in line for reason in UNABLE)), None)
     if ended.code is None:
         stage.add(name, "skipped", why="not done within its time box", **row)
     elif unable is not None:
         stage.add(name, "skipped", why=f"the tool cannot: {unable.strip()[:200]}", **row)
-    elif ended.code != 0:
+    elif ended.code != 0 or row["calls"] == 0:
         stage.add(name, "failed", why=f"ended with {ended.code}: {first_errors(said)}", **row)
-    elif row["calls"] == 0:
-        stage.add(name, "skipped", why="no op has this backend here", **row)
     else:
         stage.add(name, "passed", **({"how": "the calls alone, without the tool"} if stage.rehearsed else {}), **row)
 
@@ -73,29 +76,27 @@ def first_errors(said: str) -> str:
     return "\n".join(lines[:8])[:900] if lines else said[-900:]
 
 
-def small_calls(backend: str, device: str, most: int) -> None:
-    """A few calls of every op that has the backend, forward and backward."""
-    for op, draw_call in OPS.items():
-        if refusal(op, backend, easy_points(device)) is not None:
+def small_calls(op: str, backend: str, device: str, most: int) -> None:
+    """A few calls, forward and backward."""
+    called = 0
+    for index in range(12):
+        call = OPS[op](Draw(op, index, most))
+        call = call.alone or call
+        try:
+            forward_and_backward(call, backend, [shipped(x, device) for x in call.tensors])
+        except RuntimeError as error:
+            if not is_refusal(error):
+                raise
             continue
-        called = 0
-        for index in range(12):
-            call = draw_call(Draw(op, index, most))
-            call = call.alone or call
-            try:
-                forward_and_backward(call, backend, [shipped(x, device) for x in call.tensors])
-            except RuntimeError as error:
-                if not is_refusal(error):
-                    raise
-                continue
-            print(f"called {op}", flush=True)
-            called += 1
-            if called == CALLS:
-                break
+        print(f"called {op}", flush=True)
+        called += 1
+        if called == CALLS:
+            break
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 if __name__ == "__main__":
     stage = Stage.given(Path(__file__).stem)
-    small_calls(sys.argv[1], stage.device, REHEARSED_MOST if stage.rehearsed else MOST)
+    for name in sys.argv[2:]:
+        small_calls(name, sys.argv[1], stage.device, REHEARSED_MOST if stage.rehearsed else MOST)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from benchmarks.gpu.document import Row
-from benchmarks.gpu.goals import GOALS
+from benchmarks.gpu.goals import checked
 from benchmarks.tables import table
 
 
@@ -43,15 +43,15 @@ def benchmarks(rows: Sequence[Row]) -> str:
 
 
 def goals(rows: Sequence[Row]) -> str:
-    cells = []
-    for goal in GOALS:
-        value = goal.value(rows)
-        measured = "not in this run" if value is None else f"{value:.3g} {goal.unit}"
-        words = ("held", "MISSED") if goal.gate else ("reached", "not yet")
-        verdict = "–" if value is None else words[0] if goal.held(value) else words[1]
-        sign = ">=" if goal.at_least else "<"
-        kind = "gate" if goal.gate else "goal"
-        cells.append([goal.what, measured, f"{kind} {sign} {goal.limit:g} {goal.unit}", verdict])
+    cells = [
+        [
+            check["what"],
+            "–" if check["measured"] is None else f"{check['measured']:.3g} {check['unit']}",
+            f"{check['kind']} {check['limit']}",
+            check["verdict"],
+        ]
+        for check in checked(rows)
+    ]
     return table(("goal", "measured", "limit", ""), cells)
 
 

@@ -263,7 +263,7 @@ def test_the_summary_says_what_was_held_and_what_failed() -> None:
     text = tables.summary(rows, rehearsed=False)
     assert "REHEARSAL" not in text
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
-    assert "MISSED" in lines["spatial clustering, T = 1000, over vectorised eager"]
+    assert "missed" in lines["spatial clustering, T = 1000, over vectorised eager"]
     assert "held" in lines["temporal clustering, T = 3600, over vectorised eager"]
     assert "not in this run" in lines["connector, T = 64, as one CUDA graph"]
     assert "cuda 100, triton 1.0" in lines["spatial_prototypes 1000 x 256 x 1408 bf16"]
