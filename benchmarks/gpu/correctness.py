@@ -14,6 +14,7 @@ from benchmarks.gpu.stage import Stage, read_rows
 
 TESTS = "tests/ops"
 REHEARSED_TESTS = "test_pack_frame_tokens.py"
+SHARDS = 2  # of each file
 LONGEST_TEST = 12.0  # seconds before the deadline at which no more tests begin
 NO_TESTS = 5  # pytest's exit code
 
@@ -24,16 +25,20 @@ def run(stage: Stage) -> None:
     commands = {f"fuzz-{ops[0]}": [sys.executable, "-m", "benchmarks.gpu.fuzz", *ops] for ops in groups}
     environments = {name: stage.described() for name in commands}
     for path in sorted((SOURCE / TESTS).glob(REHEARSED_TESTS if stage.rehearsed else "test_*.py")):
-        name = f"tests-{path.stem.removeprefix('test_')}"
-        commands[name] = [sys.executable, "-m", "pytest", str(path), *OPTIONS, "-k", " or ".join(GPU_BACKENDS)]
-        outcomes_of(stage, name).unlink(missing_ok=True)
-        environments[name] = {
-            outcomes.FILE: str(outcomes_of(stage, name)),
-            outcomes.DEADLINE: str(stage.deadline - LONGEST_TEST),
-            "DYNFOCUS_TEST_DEVICE": stage.device,
-            "OMP_NUM_THREADS": "2",
-        }
-    jobs = 1 if stage.rehearsed else os.cpu_count() or 1
+        shards = 1 if stage.rehearsed else SHARDS
+        for shard in range(shards):
+            name = f"tests-{path.stem.removeprefix('test_')}-{shard}"
+            commands[name] = [sys.executable, "-m", "pytest", str(path), *OPTIONS, "-k", " or ".join(GPU_BACKENDS)]
+            outcomes_of(stage, name).unlink(missing_ok=True)
+            environments[name] = {
+                outcomes.FILE: str(outcomes_of(stage, name)),
+                outcomes.DEADLINE: str(stage.deadline - LONGEST_TEST),
+                outcomes.SHARD: f"{shard}/{shards}",
+                "DYNFOCUS_TEST_DEVICE": stage.device,
+                "OMP_NUM_THREADS": "2",
+            }
+    # All at once on a GPU, each until the clock stops it: in a queue the last would not begin.
+    jobs = 1 if stage.rehearsed else max(len(commands), os.cpu_count() or 1)
     for ended in together(commands, environments, stage.out, stage.deadline, jobs):
         if ended.name.startswith("tests-"):
             add_tests(stage, ended)
@@ -50,13 +55,13 @@ def outcomes_of(stage: Stage, name: str) -> Path:
 
 def add_tests(stage: Stage, ended: Ended) -> None:
     """One row for each backend that a file's tests name; what the clock or a crash left out is counted too."""
-    op = ended.name.removeprefix("tests-")
+    op, _, shard = ended.name.removeprefix("tests-").rpartition("-")
     lines = read_rows(outcomes_of(stage, ended.name))
     if ended.code == NO_TESTS:
-        stage.add("tests", "skipped", op=op, why="no test names a backend that runs here")
+        stage.add("tests", "skipped", op=op, shard=shard, why="no test names a backend that runs here")
         return
     if ended.code not in (0, 1, 2):  # 2: stopped by the clock
-        stage.add("tests", "failed", op=op, why=how_it_died(ended))
+        stage.add("tests", "failed", op=op, shard=shard, why=how_it_died(ended))
     tests = [line for line in lines if "name" in line]
     for backend in GPU_BACKENDS:
         own = [test for test in tests if backend in test["name"]]
@@ -65,10 +70,10 @@ def add_tests(stage: Stage, ended: Ended) -> None:
             wrong = "; ".join(test["name"] for test in own if test["outcome"] == "failed")
             status = "failed" if wrong else "passed" if counts["passed"] else "skipped"
             more = {"why": wrong[:1000]} if wrong else {}
-            stage.add("tests", status, op=op, backend=backend, counts=dict(counts), **more)
+            stage.add("tests", status, op=op, shard=shard, backend=backend, counts=dict(counts), **more)
     left = sum(line.get("collected", 0) for line in lines) - len(tests)
     if left > 0:
-        stage.add("tests", "skipped", op=op, why=f"{left} tests were not reached")
+        stage.add("tests", "skipped", op=op, shard=shard, why=f"{left} tests were not reached")
 
 
 def how_it_died(ended: Ended) -> str:

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-FILE, DEADLINE = "DYNFOCUS_GPU_OUTCOMES", "DYNFOCUS_GPU_DEADLINE"
+FILE, DEADLINE, SHARD = "DYNFOCUS_GPU_OUTCOMES", "DYNFOCUS_GPU_DEADLINE", "DYNFOCUS_GPU_SHARD"
+
+
+@pytest.hookimpl(trylast=True)  # after -k
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shard "i/n" has every n-th of the tests that -k selects: most of their time is Triton's compiler."""
+    shard, shards = map(int, os.environ.get(SHARD, "0/1").split("/"))
+    config.hook.pytest_deselected(items=[item for index, item in enumerate(items) if index % shards != shard])
+    items[:] = items[shard::shards]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -24,7 +32,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" or report.outcome != "passed":
+    if report.when == "call" or report.outcome != "passed":  # of set-up and teardown, only what went wrong
         _write(name=report.nodeid.split("::", 1)[1], outcome=report.outcome)
 
 

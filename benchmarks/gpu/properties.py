@@ -127,10 +127,10 @@ def waits_for_nothing(call: Call, backend: str, device: str) -> None:
     """Any synchronising CUDA call is an error; a warm call, since the first one compiles."""
     tensors = [shipped(x, device) for x in call.tensors]
     forward_and_backward(call, backend, tensors)
-    if device == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
+    if device != "cuda":
+        return
+    torch.cuda.set_sync_debug_mode("error")
     try:
         forward_and_backward(call, backend, tensors)
     finally:
-        if device == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_sync_debug_mode("default")

@@ -204,12 +204,14 @@ def test_outcomes_of_tests_survive_a_crash_among_them(tmp_path: Path) -> None:
     )
     stage = Stage("correctness", tmp_path / "rows.jsonl", tmp_path, time.time() + 60, True)
     environment = {
-        correctness.outcomes.FILE: str(correctness.outcomes_of(stage, "tests-some")),
+        correctness.outcomes.FILE: str(correctness.outcomes_of(stage, "tests-some-0")),
         correctness.outcomes.DEADLINE: str(time.time() + 60),
         "PYTHONPATH": str(SOURCE),
     }
     command_line = [sys.executable, "-m", "pytest", str(tests), *correctness.OPTIONS, "--rootdir", str(tmp_path)]
-    (ended,) = together({"tests-some": command_line}, {"tests-some": environment}, tmp_path, time.time() + 60, jobs=1)
+    (ended,) = together(
+        {"tests-some-0": command_line}, {"tests-some-0": environment}, tmp_path, time.time() + 60, jobs=1
+    )
     correctness.add_tests(stage, ended)
     rows = [(row["status"], row.get("backend"), row.get("counts")) for row in read_rows(stage.rows)]
     assert rows == [
@@ -220,9 +222,23 @@ def test_outcomes_of_tests_survive_a_crash_among_them(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("shard", "names"), [("0/2", ["test_a", "test_c"]), ("1/2", ["test_b"])])
+def test_a_shard_has_every_nth_of_the_tests_selected(shard: str, names: list[str], tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text("def test_x(): pass\n" + "".join(f"def test_{n}(): pass\n" for n in "abc"))
+    environment = {
+        correctness.outcomes.FILE: str(tmp_path / "outcomes"),
+        correctness.outcomes.DEADLINE: str(time.time() + 60),
+        correctness.outcomes.SHARD: shard,
+    }
+    line = [sys.executable, "-m", "pytest", str(tmp_path), *correctness.OPTIONS, "--rootdir", str(tmp_path)]
+    (ended,) = together({"x": [*line, "-k", "not test_x"]}, {"x": environment}, tmp_path, time.time() + 60, jobs=1)
+    assert ended.code == 0, ended.said()
+    assert [line["name"] for line in read_rows(tmp_path / "outcomes") if "name" in line] == names
+
+
 def test_a_file_without_tests_of_a_backend_is_skipped(tmp_path: Path) -> None:
     stage = Stage("correctness", tmp_path / "rows.jsonl", tmp_path, time.time() + 60, True)
-    correctness.add_tests(stage, Ended("tests-some", correctness.NO_TESTS, tmp_path / "log"))
+    correctness.add_tests(stage, Ended("tests-some-0", correctness.NO_TESTS, tmp_path / "log"))
     assert [row["status"] for row in read_rows(stage.rows)] == ["skipped"]
 
 
