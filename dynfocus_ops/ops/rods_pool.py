@@ -40,8 +40,8 @@ def rods_pool(
         text-modulated token, then the plain mean.
 
     Memory: natively, a thread has a frame's attention [Q, M] and twice its queries [Q, C]; the gradient of the queries
-        adds at most 64 sums like it. Triton needs nothing beyond the result up to M = 256; above, and for gradients, the
-        attention [T, M, Q] in float32, twice for gradients, and for that of the queries up to 32 sums like it. The
+        adds at most 64 sums like it. Triton needs nothing beyond the result up to M = 256; above, and for gradients,
+        the attention [T, M, Q] in float32, twice for gradients, and for that of the queries up to 32 sums like it. The
         reference has a few frames at a time, their attention [f, Q, M] included.
 
     Raises:
