@@ -46,6 +46,7 @@ TRITON_OPS = frozenset(
         "pack_frame_tokens",
         "perturbed_topk",
         "rods_pool",
+        "spatial_prototypes",
     }
 )
 # Candidates for a point's neighbours are kept in registers, 64 at most, three of them beyond the k wanted.

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from dynfocus_ops import reference
-from dynfocus_ops.backends import select_backend
+from dynfocus_ops.backends import select_backend, select_kernel
 from dynfocus_ops.checks import check_int, check_points, check_scores, checks_values
 from dynfocus_ops.ops.cluster_mean import cluster_mean_backward
 
@@ -52,18 +52,19 @@ def spatial_prototypes(
 def _spatial_prototypes(x: Tensor, num_clusters: list[int], k: list[int], backend: str) -> tuple[Tensor, Tensor]:
     """The assignments of all levels are one tensor [T, N + M_1 + ...]."""
     backend = select_backend("spatial_prototypes", backend, x, num_clusters=max(num_clusters), k=max(k))
-    if backend in ("cpu", "cuda"):
-        prototypes, assignments = torch.ops.dynfocus_native.spatial_prototypes(x, num_clusters, k)
-        if checks_values(x):
-            check_scores(torch.where(assignments < 0, torch.nan, 0.0), x, None)
-        return prototypes, assignments
-    return reference.spatial_prototypes(
-        x,
-        num_clusters,
-        k,
-        dpc_knn=lambda *inputs: torch.ops.dynfocus.dpc_knn(*inputs, backend),
-        cluster_mean=lambda *inputs: torch.ops.dynfocus.cluster_mean(*inputs, backend),
-    )
+    if backend == "reference":
+        return reference.spatial_prototypes(
+            x,
+            num_clusters,
+            k,
+            dpc_knn=lambda *inputs: torch.ops.dynfocus.dpc_knn(*inputs, backend),
+            cluster_mean=lambda *inputs: torch.ops.dynfocus.cluster_mean(*inputs, backend),
+        )
+    kernel = select_kernel("spatial_prototypes", backend, x, num_clusters=max(num_clusters), k=max(k))
+    prototypes, assignments = kernel(x, num_clusters, k)
+    if checks_values(x):  # a frame that cannot be clustered has no assignment
+        check_scores(torch.where(assignments < 0, torch.nan, 0.0), x, None)
+    return prototypes, assignments
 
 
 @_spatial_prototypes.register_fake

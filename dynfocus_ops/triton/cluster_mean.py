@@ -16,16 +16,19 @@ from dynfocus_ops.triton.sum_of_parts import sum_of_parts
 ROWS = 4  # of a list, loaded before the first is used
 
 
-def cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None) -> Tensor:
+def cluster_mean(
+    x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None, out: Tensor | None = None
+) -> Tensor:
+    """[B, num_clusters, C]; `out` may be given for it, of any strides but with its channels side by side."""
     B, N, C = x.shape
     M = num_clusters
     lists = member_lists(assignment, M, weight)
-    mean = x.new_empty((B, M, C))
+    mean = x.new_empty((B, M, C)) if out is None else out
     block, num_warps = slice_of_channels(x)
     launch(
         cluster_mean_kernel,
         (triton.cdiv(C, block) * M * B,),
-        *(x, weight, *lists, mean, N, C, M, *x.stride(), *weight_strides(weight)),
+        *(x, weight, *lists, mean, N, C, M, *x.stride(), *weight_strides(weight), *mean.stride()[:2]),
         BLOCK_C=block,
         ROWS=ROWS,
         num_warps=num_warps,
@@ -83,6 +86,8 @@ def cluster_mean_kernel(
     stride_xc,
     stride_wb,
     stride_wn,
+    stride_mb,
+    stride_mm,
     BLOCK_C: tl.constexpr,
     ROWS: tl.constexpr,
 ):
@@ -105,7 +110,8 @@ def cluster_mean_kernel(
         BLOCK_C,
         ROWS,
     )
-    tl.store(mean_ptr + (b * M + m) * C + c, rounded(mean, mean_ptr.dtype.element_ty), mask=c < C)
+    out = mean_ptr + b * stride_mb + m.to(tl.int64) * stride_mm + c
+    tl.store(out, rounded(mean, mean_ptr.dtype.element_ty), mask=c < C)
 
 
 @triton.jit

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from dynfocus_ops.triton.clustering import Centers, by_samples, cluster
+from dynfocus_ops.triton.frame_clustering import cluster_frames, takes
 from dynfocus_ops.triton.samples import Samples, flat
 
 
@@ -11,6 +12,8 @@ def dpc_knn(
     x: Tensor, num_clusters: int, k: int, mask: Tensor | None, distance_scale: float, noise: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(assignment, centers, log_density, delta) of x [B, N, C]."""
+    if takes(x):
+        return cluster_frames(x, num_clusters, k, mask, distance_scale, noise)
 
     def part(x: Tensor, mask: Tensor | None, noise: Tensor | None) -> tuple[Tensor, ...]:
         B, N = x.shape[:2]
