@@ -63,7 +63,8 @@ def dpc_knn(
     neighbours and a few tiles beyond; the reference holds a few rows of differences at a time (on a GPU 256 MiB).
     The CUDA kernel (bfloat16 and float16, at most 256 points, 64 clusters and 16 neighbours, C a multiple of 8) takes
     nothing but a copy of x where its points do not lie in 16-byte pieces: distances stay in shared memory.
-    Triton keeps all products of up to 8,192 points of many channels, of as many samples at a time as fit 256 MiB.
+    Triton keeps 8 bytes for each neighbour of at most 256 points; beyond, all products of up to 8,192 points of many
+    channels, of as many samples at a time as fit 256 MiB.
 
     Precision: squared distances to some 2^-18 of themselves in float32 (products of channels, computed anew from
     differences where they cancel), bfloat16 and float16 exactly read. Triton: float32 in products of three tf32, k up
