@@ -57,11 +57,11 @@ class Ceilings:
         rate = self.flops_per_s.get(name_of(race.dtype))
         if self.bytes_per_s is None or rate is None:
             return None
-        return max(race.nbytes / self.bytes_per_s, race.flops / rate) * 1e6
+        return max(race.cost.nbytes / self.bytes_per_s, race.cost.flops / rate) * 1e6
 
 
 def run_race(stage: Stage, race: Race, what: dict[str, Any], ceilings: Ceilings) -> None:
-    sets = [race.draw() for _ in range(number_of_sets(race.nbytes, stage.device))]
+    sets = [race.draw() for _ in range(number_of_sets(race.cost.nbytes, stage.device))]
     for backend in GPU_BACKENDS:
         details = {**what, "contender": OURS, "backend": backend}
         if (why := refusal(race.op, backend, sets[0][0])) is not None:
@@ -103,10 +103,10 @@ def timed(
         "measured",
         **details,
         **timing.row,
-        bytes=race.nbytes,
-        flops=race.flops,
-        gb_per_s=round(race.nbytes / seconds * 1e-9, 1),
-        tflops=round(race.flops / seconds * 1e-12, 2),
+        bytes=race.cost.nbytes,
+        flops=race.cost.flops,
+        gb_per_s=round(race.cost.nbytes / seconds * 1e-9, 1),
+        tflops=round(race.cost.flops / seconds * 1e-12, 2),
         floor_us=None if floor is None else round(floor, 2),
         of_roofline=None if floor is None else round(floor / timing.median_us, 4),
         peak_bytes=peak_bytes(calls[0], stage.device),

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import dynfocus_ops
-from benchmarks import research, vectorised
+from benchmarks import counts, research, vectorised
 from benchmarks.cases import clustered
+from benchmarks.counts import Cost
+from benchmarks.roofline_lines import TILE
 
 Levels = tuple[tuple[int, int], ...]
 
@@ -52,8 +54,7 @@ class Race:
     frames: int
     shape: str
     dtype: torch.dtype
-    flops: int  # that any way of computing it needs
-    nbytes: int  # each input read once, each output written once
+    cost: Cost
     draw: Callable[[], tuple[Tensor, ...]]
     ours: Callable[..., Any]  # (*tensors, backend=…)
     peers: dict[str, Peer] = field(default_factory=dict)
@@ -78,8 +79,7 @@ def spatial(sizes: Sizes, T: int, dtype: torch.dtype, device: str) -> Race:
         T,
         f"{T} x {N} x {C}",
         dtype,
-        flops=round(T * 2 * N * N * C * lower_triangle(N)),
-        nbytes=T * (N + sizes.prototypes) * C * dtype.itemsize,
+        counts.spatial_prototypes(T, N, C, levels, dtype.itemsize, TILE),
         draw=lambda: (on(device, clustered, (T, N, C), 16, dtype),),
         ours=lambda x, backend: dynfocus_ops.spatial_prototypes(x, levels, backend=backend),
         peers={name: Peer(run) for name, run in functions.items()}
@@ -99,8 +99,7 @@ def temporal(sizes: Sizes, T: int, dtype: torch.dtype, device: str) -> Race:
         T,
         f"1 x {T} x {D}",
         dtype,
-        flops=round(2 * T * T * D * lower_triangle(T, 128)),
-        nbytes=T * D * dtype.itemsize + 20 * T,
+        counts.dpc_knn(1, T, D, clusters, dtype.itemsize, 2 * TILE),
         draw=lambda: (on(device, clustered, (1, T, D), max(2, T // 40), dtype),),
         ours=ours,
         peers={
@@ -119,8 +118,7 @@ def rods(sizes: Sizes, T: int, dtype: torch.dtype, device: str, tokens: int = 0)
         T,
         f"{T} x {M} x {C}, {Q} queries",
         dtype,
-        flops=T * 2 * (Q + 1) * M * C,
-        nbytes=(T * (M + 2) + Q) * C * dtype.itemsize,
+        counts.rods_pool(T, M, C, Q, dtype.itemsize),
         draw=lambda: (on(device, clustered, (T, M, C), 8, dtype), on(device, torch.randn, Q, C).to(dtype)),
         ours=lambda x, queries, backend: dynfocus_ops.rods_pool(x, queries, backend=backend),
         peers={
@@ -143,8 +141,7 @@ def mean(sizes: Sizes, T: int, dtype: torch.dtype, device: str) -> Race:
         T,
         f"{T} x {N} x {C}, {clusters} clusters",
         dtype,
-        flops=T * N * C,
-        nbytes=T * (N + clusters) * C * dtype.itemsize + 8 * T * N,
+        counts.cluster_mean(T, N, C, clusters, dtype.itemsize),
         draw=lambda: (on(device, torch.randn, T, N, C).to(dtype), on(device, torch.randint, clusters, (T, N))),
         ours=lambda x, assignment, backend: dynfocus_ops.cluster_mean(x, assignment, clusters, backend=backend),
         peers={
@@ -177,8 +174,7 @@ def topk(sizes: Sizes, T: int, dtype: torch.dtype, device: str) -> Race:
         T,
         f"L {L}, k {k}, {n} samples, with its gradient",
         torch.float32,
-        flops=0,
-        nbytes=4 * (2 * L + 2 * k * L),
+        counts.perturbed_topk(1, L, k) + counts.perturbed_topk_backward(1, L, k),
         draw=lambda: (
             on(device, torch.rand, 1, L),
             on(device, torch.randn, 1, k, L),
@@ -196,8 +192,7 @@ def pack(sizes: Sizes, T: int, dtype: torch.dtype, device: str) -> Race:
         T,
         f"{T} frames, {keys} x {fine} fine, {D}",
         dtype,
-        flops=0,
-        nbytes=2 * (keys * fine + 2 * T) * D * dtype.itemsize,
+        counts.pack_frame_tokens(T, keys, fine, D, dtype.itemsize),
         draw=lambda: (
             on(device, torch.randn, keys, fine, D).to(dtype),
             on(device, torch.randn, T, 2, D).to(dtype),
@@ -212,11 +207,6 @@ def pack(sizes: Sizes, T: int, dtype: torch.dtype, device: str) -> Race:
 
 
 MAKERS = (spatial, temporal, rods, rods_over_patches, topk, pack, mean)
-
-
-def lower_triangle(size: int, tile: int = 64) -> float:
-    """Share of a symmetric product that is computed in tiles on and below the diagonal."""
-    return min(1.0, (size + tile) / (2 * size))
 
 
 def on(device: str, make: Callable[..., Tensor], *arguments: Any) -> Tensor:

@@ -11,9 +11,12 @@ import pytest
 
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import correctness, document, goals, runner, tables
+from benchmarks.gpu.facts import name_of
 from benchmarks.gpu.processes import Ended, together
+from benchmarks.gpu.races import Sizes, races
 from benchmarks.gpu.runner import Box, Settings
 from benchmarks.gpu.stage import Stage, read_rows
+from benchmarks.roofline_lines import lines
 
 SOURCE = Path(__file__).parents[2]
 ROW = "from benchmarks.gpu.stage import Stage; import os, sys, time; stage = Stage.given(sys.argv[1]); "
@@ -284,3 +287,9 @@ def test_the_summary_says_what_was_held_and_what_failed() -> None:
     assert "not in this run" in lines["connector, T = 64, as one CUDA graph"]
     assert "cuda 100, triton 1.0" in lines["spatial_prototypes 1000 x 256 x 1408 bf16"]
     assert "failed: s, n dpc_knn: off by 3" in text
+
+
+def test_every_race_is_a_line_of_the_cost_model_which_finds_its_rows() -> None:
+    known = {tuple(line.measured_as.get(key) for key in ("op", "shape", "dtype")) for line in lines((64,))}
+    for race in races(Sizes(frames=(64,)), "cpu"):
+        assert (race.op, race.shape, name_of(race.dtype)) in known
