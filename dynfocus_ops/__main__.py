@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from dynfocus_ops import native
-from dynfocus_ops.backends import BACKENDS, CPU_OPS, KERNEL_DTYPES
+from dynfocus_ops.backends import BACKENDS, CPU_OPS, CUDA_OPS, TRITON_OPS
+
+OPS = {"cuda": CUDA_OPS, "triton": TRITON_OPS, "cpu": CPU_OPS}
 
 
 def main() -> None:
@@ -49,13 +51,13 @@ def cuda(info: dict[str, Any]) -> str:
 
 
 def backends() -> list[tuple[str, str]]:
-    """One line per backend, from the predicates that choose at run time."""
-    sample = torch.empty(1)
+    """One line per backend, from the predicates that choose at run time, for bfloat16 points where they would lie."""
+    gpu = "cuda" if torch.cuda.is_available() else "cpu"
     lines = []
     for name, can_run in BACKENDS.items():
+        sample = torch.empty(1, 64, 64, dtype=torch.bfloat16, device="cpu" if name == "cpu" else gpu)
         reason = can_run("dpc_knn", sample)
-        dtypes = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in KERNEL_DTYPES))
-        covers = "every op, device and dtype" if name == "reference" else f"{', '.join(sorted(CPU_OPS))} on {dtypes}"
+        covers = f"{', '.join(sorted(OPS[name]))}" if name in OPS else "every op, device and dtype"
         lines.append((f"backend {name}", f"no: {reason}" if reason else f"yes: {covers}"))
     return lines
 
