@@ -47,7 +47,14 @@ SCORERS = {"mlp": MLPScorer, "predictor_lg": LocalGlobalScorer}
 
 
 def min_max_scaled(scores: Tensor) -> Tensor:
-    """Each video's scores [V, L] on [0, 1] in fp32, so that the perturbation's σ has a meaning; all equal gives 0."""
+    """Each video's scores [V, L] on [0, 1] in fp32, so that the perturbation's σ has a meaning.
+
+    Scores equal up to rounding, as a still picture's are, all become 0 without a gradient: that of 0 / 0 would be
+    of the order 1e20 and drown all others.
+    """
+    rounding = 8 * torch.finfo(scores.dtype).eps
     scores = scores.float()
     low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
-    return (scores - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+    spread = high - low
+    equal = spread <= rounding * torch.maximum(low.abs(), high.abs())
+    return (scores - low) / spread.masked_fill(equal, torch.inf)

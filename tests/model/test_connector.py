@@ -206,6 +206,18 @@ def test_equal_scores_select_the_earliest_events():
     assert not found.scores.any()
 
 
+def test_a_still_picture_gives_the_scorer_no_gradient():
+    """Its scores differ by rounding at most; blown up to [0, 1] their gradient would be of the order 1e20."""
+    events = EventPrototypes(8, pool_size=2, neighbors=3, num_samples=16)
+    frame = torch.randn(1, 16, 8)
+    plan = ConnectorSettings(num_events=4, pool_size=2).plan(6)
+    tokens = events(frame.expand(6, -1, -1), [plan]).event_tokens
+    (tokens * torch.randn_like(tokens)).sum().backward()
+    assert all(not weight.grad.any() for weight in events.scorer.parameters())
+    scores = torch.tensor([[1.0, 1.0 + 1e-7, 1.0 - 1e-7]], requires_grad=True)
+    assert not min_max_scaled(scores).any()
+
+
 def test_temporal_dpc_knn_finds_planted_events():
     generator = torch.Generator().manual_seed(3)
     scenes = torch.randn(4, 32, generator=generator) * 5
