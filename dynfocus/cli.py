@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from dynfocus.console import quiet_transformers
 from dynfocus.errors import DynFocusError
+from dynfocus.training.commands import data_app, train_app
 
 if TYPE_CHECKING:
     from dynfocus.asking import VideoAnswer, VideoAsker
@@ -42,9 +44,9 @@ def _fail(message: str) -> None:
 
 app = typer.Typer(cls=_OneLineErrors, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 eval_app = typer.Typer(rich_markup_mode=None)
-train_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(eval_app, name="eval", help="Measure a model.")
 app.add_typer(train_app, name="train", help="Train a model.")
+app.add_typer(data_app, name="data", help="Look at training data.")
 
 ModelOption = Annotated[
     Path | None,
@@ -132,27 +134,10 @@ def eval_demo(
     seed: Annotated[int, typer.Option(min=0, help="Which videos and questions.")] = 0,
 ) -> None:
     """Print how many questions about unseen synthetic videos a demo model answers right."""
-    _quiet_transformers()
+    quiet_transformers()
     from dynfocus.evaluation.demo import evaluate
 
     evaluate(model, pairs=pairs, seed=seed)
-
-
-@train_app.command("demo")
-def train_demo(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Gets the model; must not exist or be empty.")],
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is in the directory.")] = False,
-) -> None:
-    """Train the demo model from nothing, on synthetic videos."""
-    _quiet_transformers()
-    from transformers.utils import is_accelerate_available
-
-    if not is_accelerate_available():
-        raise DynFocusError("training needs the package accelerate: pip install 'dynfocus[train]'")
-    from dynfocus.demo.train import train
-
-    train(output, seed=seed, overwrite=overwrite)
 
 
 @app.command()
@@ -175,7 +160,7 @@ def assemble(
     seed: Annotated[int, typer.Option(min=0, help="Of the connector, which no checkpoint has.")] = 0,
 ) -> None:
     """Put a vision tower, a Q-Former and a language model together into a DynFocus directory."""
-    _quiet_transformers()
+    quiet_transformers()
     from dynfocus.assembly import assemble
     from dynfocus.checkpoint_files import read_json
 
@@ -196,7 +181,7 @@ def assemble(
 
 def _load(model: Path | None, device: str | None, progress: Callable[[str], None]) -> "VideoAsker":
     progress("loading the model")
-    _quiet_transformers()
+    quiet_transformers()
     from dynfocus.asking import VideoAsker
     from dynfocus.loading import load_model
 
@@ -233,14 +218,6 @@ def _progress() -> Iterator[Callable[[str], None]]:
         return
     with console.status("starting") as status:
         yield lambda stage: status.update(stage.replace("_", " "))
-
-
-def _quiet_transformers() -> None:
-    """No progress bars and advice of transformers between our lines; its errors reach us as exceptions."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def main() -> None:

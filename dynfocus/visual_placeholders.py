@@ -19,6 +19,14 @@ def without_placeholders(prompt: str) -> str:
     return " ".join(_PLACEHOLDER.sub(" ", prompt).split())
 
 
+def split_at_placeholders(prompt: str) -> list[str | None]:
+    """The texts between placeholders, without the space around them, and None for each placeholder."""
+    parts: list[str | None] = []
+    for text in _PLACEHOLDER.split(prompt):
+        parts += [text.strip(), None]
+    return parts[:-1]
+
+
 def expand_placeholders(prompt: str, num_tokens: Iterator[int]) -> tuple[str, list[dict[str, Any]]]:
     """Writes `<video>` as often as each visual has tokens, and says what went where, as transformers'
     `ProcessorMixin._adjust_assistant_masks_indices` wants to know it."""

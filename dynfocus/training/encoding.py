@@ -1,0 +1,127 @@
+"""A conversation becomes tokens, labels and frames, cut to length after its visuals have their tokens."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BatchFeature
+from transformers.image_utils import load_image
+
+from dynfocus.errors import DynFocusError
+from dynfocus.processing_dynfocus import DynFocusProcessor
+from dynfocus.training.mixture import Source
+from dynfocus.training.recipe import DataSettings
+from dynfocus.training.samples import BrokenSample, Sample, Turn, Visual, checked
+from dynfocus.visual_placeholders import split_at_placeholders, without_placeholders
+
+IGNORED = -100  # the label of a token that the loss leaves out
+
+# The language model sees the visual tokens and is to say the answer; the question reaches the Q-Former alone.
+CAPTION_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'user' -%}"
+    "{%- for part in message['content'] if part['type'] in ('video', 'image') -%}"
+    "{{ '<' + part['type'] + '>\n' }}{%- endfor -%}"
+    "{%- else -%}{% generation %}{{ message['content'] + eos_token + '\n' }}{% endgeneration %}{%- endif -%}"
+    "{%- endfor -%}"
+)
+
+
+class SampleEncoder:
+    """Samples of `source` as model inputs of one row.
+
+    Each visual takes its share of the processor's `max_visual_tokens`. Where every question has visual tokens of its
+    own, a video is decoded once for all of them.
+    """
+
+    def __init__(self, processor: DynFocusProcessor, settings: DataSettings):
+        self.processor = copy.copy(processor)
+        self.processor.max_visual_tokens = settings.max_visual_tokens or processor.max_visual_tokens
+        if (most := self.processor.max_visual_tokens) >= settings.max_tokens:
+            raise DynFocusError(
+                f"data.max_tokens is {settings.max_tokens} but must be more than the visual tokens of a sample, or a "
+                f"video could leave no room for words; set data.max_visual_tokens, now {most}"
+            )
+        self.settings = settings
+
+    def __call__(self, sample: Sample, source: Source) -> dict[str, Tensor]:
+        """input_ids, labels [S]; with visuals also what the processor returns for them.
+
+        Labels are the answers' own tokens and their ends, found by where they lie in the text; nothing is tokenised
+        twice.
+
+        Raises:
+            BrokenSample: malformed, a file is missing, or the first question leaves no room for an answer.
+            DynFocusError: an image or video cannot be read.
+        """
+        sample = checked(sample)
+        repeats = self.settings.visual_turns == "each"
+        turns = sample.turns[: self._most_turns(sample, repeats)]
+        num_visuals = len(sample.visuals) * (len(turns) if repeats else 1)
+        frames = [self._frames(visual, source, num_visuals) for visual in sample.visuals]
+        while True:
+            inputs = self._inputs(turns, frames)
+            ids, marked = inputs.pop("input_ids")[0], torch.as_tensor(inputs.pop("assistant_masks")[0]).bool()
+            fitting = _whole_answers(marked, self.settings.max_tokens)
+            if len(ids) <= self.settings.max_tokens or len(turns) == 1:
+                break
+            turns = turns[: max(1, min(fitting, len(turns) - 1))]
+        ids, marked = torch.as_tensor(ids)[: self.settings.max_tokens], marked[: self.settings.max_tokens]
+        if not marked.any():
+            raise BrokenSample(f"its first question leaves no room for an answer in {self.settings.max_tokens} tokens")
+        inputs.pop("attention_mask")
+        return {**inputs, "input_ids": ids, "labels": ids.where(marked, IGNORED)}
+
+    def _most_turns(self, sample: Sample, repeats: bool) -> int:
+        most = self.settings.max_turns or len(sample.turns)
+        if repeats and sample.visuals:
+            payable = self.processor.max_visual_tokens // (self.processor.fine_tokens + 2) // len(sample.visuals)
+            most = min(most, max(1, payable))
+        return most
+
+    def _frames(self, visual: Visual, source: Source, num_visuals: int) -> BatchFeature:
+        """A visual's frames, as many as its share of the budget is worth."""
+        processor, settings = self.processor.video_processor, self.settings
+        most = min(self.processor.max_sampled_frames(num_visuals), settings.max_frames or processor.max_frames)
+        file = source.media_file(visual.path)
+        if visual.kind == "image":
+            return processor([[load_image(str(file)).convert("RGB")]])
+        limits: dict[str, Any] = {"max_frames": most}
+        if settings.fps is not None:
+            limits |= {"fps": settings.fps, "num_frames": None}
+        elif (count := settings.num_frames or processor.num_frames) is not None:
+            limits["num_frames"] = min(count, most)
+        return processor([str(file)], **limits)
+
+    def _inputs(self, turns: Sequence[Turn], frames: Sequence[BatchFeature]) -> BatchFeature:
+        """The conversation as the processor returns it; a visual is a video here, an image one of a single frame."""
+        visuals = [{"type": "video", "video": pixels} for pixels in frames]
+        conversation, questions = [], []
+        for number, turn in enumerate(turns):
+            upcoming = iter(visuals)
+            parts = visuals if number and self.settings.visual_turns == "each" else []
+            parts = [*parts, *(_part(text, upcoming) for text in split_at_placeholders(turn.question) if text != "")]
+            questions += [without_placeholders(turn.question)] * sum(part["type"] == "video" for part in parts)
+            conversation += [{"role": "user", "content": parts}, {"role": "assistant", "content": turn.answer.strip()}]
+        return self.processor.apply_chat_template(
+            conversation,
+            chat_template=CAPTION_TEMPLATE if self.settings.prompt == "caption" else None,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            processor_kwargs={"questions": [questions], "truncate_questions": True},
+        )
+
+
+def _part(text: str | None, visuals: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """A part of a message: the next visual for a placeholder, else its text."""
+    return next(visuals) if text is None else {"type": "text", "text": text}
+
+
+def _whole_answers(marked: Tensor, max_tokens: int) -> int:
+    """How many answers end within `max_tokens`; an answer is a run of marked tokens."""
+    following = torch.cat([marked[1:], marked.new_zeros(1)])
+    ends = (marked & ~following).nonzero().flatten() + 1
+    return int((ends <= max_tokens).sum())

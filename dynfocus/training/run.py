@@ -1,0 +1,229 @@
+"""`dynfocus train`: a recipe becomes a run of the trainer, from nothing or from where it was interrupted."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from dynfocus.errors import DynFocusError
+from dynfocus.loading import check_model_directory, embedded_model, load_model
+from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
+from dynfocus.output_files import check_directory
+from dynfocus.processing_dynfocus import DynFocusProcessor
+from dynfocus.training.collation import TrainingCollator
+from dynfocus.training.dataset import BrokenSamples, TrainingDataset
+from dynfocus.training.encoding import SampleEncoder
+from dynfocus.training.mixture import Mixture, open_source
+from dynfocus.training.recipe import Recipe
+from dynfocus.training.resuming import check_same_run, last_checkpoint, where_to_go_on
+from dynfocus.training.trainable import add_lora, freeze, quantization, set_precision
+from dynfocus.training.trainer import DynFocusTrainer, flush_to_disk
+
+BROKEN_FILE = "broken.jsonl"
+
+
+def train(recipe: Recipe, output: Path | str | None = None, resume: bool = False) -> Path:
+    """Trains and returns the directory of the trained model, or with LoRA of its adapter.
+
+    `output` (the recipe's unless given) gets checkpoint-N, log.jsonl, broken.jsonl with the samples that were
+    skipped, and at the end `model` or `adapter`. Under torchrun or accelerate's launcher each process calls this; the
+    directory must be one that all of them share.
+
+    Args:
+        resume: go on from the last checkpoint in `output`, from the beginning where there is none yet.
+
+    Raises:
+        DynFocusError: data or model are missing or do not fit the recipe, `output` is in use or of another run, a
+            loss or gradient is not finite, or memory ran out; the last checkpoint is whole in any case.
+    """
+    if (output := output or recipe.output) is None:
+        raise DynFocusError("output is missing; it must be a directory, in the recipe or as --output")
+    folder = Path(output)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked after the tokenizer was used
+    _check_output(folder, resume)
+    sources = [open_source(settings) for settings in recipe.data.sources]
+    arguments = training_arguments(recipe, folder)
+    base, processor = load_for_training(recipe)
+    saved_dtype = base.dtype
+    model = prepare_model(base, recipe)
+    description = {"recipe": recipe.to_dict(), "model": _config(base)}
+    checkpoint = last_checkpoint(folder) if resume else None
+    if checkpoint is not None:
+        check_same_run(checkpoint, description)
+    encoder = SampleEncoder(processor, recipe.data)
+    broken = BrokenSamples(folder / BROKEN_FILE)
+    trainer = DynFocusTrainer(
+        model,
+        arguments,
+        data_collator=TrainingCollator(processor),
+        train_dataset=TrainingDataset(Mixture(sources, recipe.seed), encoder, broken, recipe.data.max_broken),
+        processing_class=processor,
+        recipe=recipe,
+        base=base,
+        description=description,
+        broken=broken,
+    )
+    if trainer.is_world_process_zero():
+        for source in sources:
+            for entry, reason in source.broken:
+                broken.add(source.name, -1 - entry, None, reason)  # negative: an entry of the file, not a sample of it
+        print(_summary(trainer, sources, checkpoint), file=sys.stderr)
+    with _explained(trainer):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if recipe.lora is None:
+        return _save(trainer, folder / "model", saved_dtype)
+    return _save(trainer, folder / "adapter", torch.float32)
+
+
+def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
+    """What of the recipe is the Trainer's; global_batch_size is divided among the processes that there are.
+
+    Raises:
+        DynFocusError: it cannot be, or one process sees several GPUs.
+    """
+    schedule, data = recipe.schedule, recipe.data
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        per_device_train_batch_size=schedule.batch_size,
+        num_train_epochs=schedule.epochs,
+        max_steps=schedule.steps or -1,
+        learning_rate=max(recipe.learning_rates.values()),
+        lr_scheduler_type="constant_with_warmup" if schedule.shape == "constant" else schedule.shape,
+        warmup_steps=schedule.warmup,
+        weight_decay=schedule.weight_decay,
+        max_grad_norm=schedule.max_grad_norm,
+        adam_beta2=schedule.beta2,
+        bf16=recipe.precision == "bf16",
+        activation_checkpointing=recipe.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        ddp_find_unused_parameters=False,
+        save_steps=recipe.save_every,
+        save_total_limit=recipe.keep,
+        logging_steps=recipe.log_every,
+        logging_nan_inf_filter=False,  # the trainer ends at the first
+        report_to=recipe.report_to,
+        remove_unused_columns=False,
+        dataloader_num_workers=data.workers,
+        dataloader_prefetch_factor=data.prefetch if data.workers else None,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
+        disable_tqdm=not sys.stderr.isatty(),
+        seed=recipe.seed,
+    )
+    if arguments.n_gpu > 1:
+        raise DynFocusError(
+            f"one process sees {arguments.n_gpu} GPUs; start one for each, "
+            f"`torchrun --nproc-per-node {arguments.n_gpu} -m dynfocus train …`, or set CUDA_VISIBLE_DEVICES"
+        )
+    together = schedule.batch_size * arguments.world_size
+    if schedule.global_batch_size % together:
+        raise DynFocusError(
+            f"schedule.global_batch_size is {schedule.global_batch_size} but must be a multiple of {together}: "
+            f"{arguments.world_size} processes with schedule.batch_size {schedule.batch_size}"
+        )
+    arguments.gradient_accumulation_steps = schedule.global_batch_size // together
+    return arguments
+
+
+def model_directory(recipe: Recipe) -> Path:
+    """Where the recipe's model lies; "demo" is the one that comes with the package."""
+    return embedded_model() if recipe.model == "demo" else Path(recipe.model)
+
+
+def load_for_training(recipe: Recipe) -> tuple[DynFocusForConditionalGeneration, DynFocusProcessor]:
+    """The recipe's model, in 4 bits for QLoRA, and its processor.
+
+    Raises:
+        DynFocusError: the directory is no whole DynFocus model, or bitsandbytes is needed and not installed.
+    """
+    directory = model_directory(recipe)
+    if recipe.lora is None or not recipe.lora.quantize:
+        return load_model(directory, device="cpu")
+    settings = quantization()
+    check_model_directory(directory)
+    model = DynFocusForConditionalGeneration.from_pretrained(directory, quantization_config=settings)
+    return model, DynFocusProcessor.from_pretrained(directory)
+
+
+def prepare_model(base: DynFocusForConditionalGeneration, recipe: Recipe) -> nn.Module:
+    """Freezes what does not train, adds adapters, sets dtypes; gives `base` or peft's wrapper of it."""
+    freeze(base, recipe.learning_rates)
+    if recipe.lora is None:
+        set_precision(base, recipe.precision)
+        return base
+    torch.manual_seed(recipe.seed)  # of the adapters' first weights, the same in every process
+    adapted = add_lora(base, recipe, recipe.lora)
+    if not recipe.lora.quantize:
+        set_precision(adapted, recipe.precision)
+    return adapted
+
+
+def _config(model: DynFocusForConditionalGeneration) -> dict[str, Any]:
+    settings = json.loads(model.config.to_json_string(use_diff=False))
+    return {key: value for key, value in settings.items() if key not in ("transformers_version", "_name_or_path")}
+
+
+def _check_output(output: Path, resume: bool) -> None:
+    check_directory(output)
+    if (output / "model").exists() or (output / "adapter").exists():
+        raise DynFocusError(f"{output} holds a finished run; choose another directory")
+    if not resume and output.exists() and any(output.iterdir()):
+        raise DynFocusError(f"{output} exists and is not empty; --resume goes on with the run in it")
+
+
+def _summary(trainer: DynFocusTrainer, sources: list, checkpoint: Path | None) -> str:
+    trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    total = sum(weight.numel() for weight in trainer.model.parameters())
+    arguments, samples = trainer.args, len(trainer.train_dataset)
+    start = "from the beginning" if checkpoint is None else f"on from {checkpoint}"
+    broken = sum(len(source.broken) for source in sources)
+    return (
+        f"training {trained:,} of {total:,} parameters on {samples:,} samples of {len(sources)} sources "
+        f"({broken} entries unreadable), {arguments.per_device_train_batch_size} × {arguments.world_size} processes × "
+        f"{arguments.gradient_accumulation_steps} accumulated a step, {start}"
+    )
+
+
+@contextmanager
+def _explained(trainer: DynFocusTrainer) -> Iterator[None]:
+    """What a user can mend, in words: out of memory, a worker that died, an error that a worker hands on."""
+    try:
+        yield
+    except DynFocusError as error:
+        # One that a worker raised comes with its traceback before it.
+        message = str(error).strip().splitlines()[-1].removeprefix("dynfocus.errors.DynFocusError: ")
+        raise DynFocusError(message) from error
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        step, reason = trainer.state.global_step + 1, str(error)
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in reason:
+            advice = "lower schedule.batch_size or data.max_frames, or shard the model (docs/training.md)"
+            what = f"out of memory ({' '.join(reason.split())[:200]}); {advice}"
+        elif "DataLoader worker" in reason and ("killed" in reason or "exited unexpectedly" in reason):
+            what = f"a decoding process died ({' '.join(reason.split())[:200]}); lower data.workers or data.max_frames"
+        else:
+            raise
+        raise DynFocusError(f"step {step}: {what}; {where_to_go_on(Path(trainer.args.output_dir))}") from error
+
+
+def _save(trainer: DynFocusTrainer, target: Path, dtype: torch.dtype) -> Path:
+    """The trained model and its processor; they appear whole."""
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
+        state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        trainer.base.config.dtype = dtype
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(partial, state_dict=state)
+        trainer.processing_class.save_pretrained(partial)
+        flush_to_disk(partial)
+        partial.rename(target)
+    trainer.accelerator.wait_for_everyone()
+    return target

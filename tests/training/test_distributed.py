@@ -1,0 +1,54 @@
+"""Two processes train what one does. In every step one of them may have text alone, and neither waits."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dynfocus.training.run import train
+from tests.training import distributed, material
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def two_processes(model_directory, media, tmp_path_factory):
+    """The recipe, and what torchrun left behind."""
+    folder = tmp_path_factory.mktemp("two")
+    recipe = material.recipe(model_directory, media / "data.json", schedule={"batch_size": 1, "steps": STEPS})
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    root = Path(__file__).parents[2]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    command = [*launcher, "-m", "tests.training.distributed", folder / "recipe.yaml", folder]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment, cwd=root)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return recipe, folder
+
+
+@pytest.mark.slow
+def test_ddp_equals_one_process(two_processes, tmp_path, same_noise):
+    recipe, folder = two_processes
+    alone = material.recipe(recipe.model, recipe.data.sources[0].path, schedule={"steps": STEPS})
+    train(alone, tmp_path / "alone")
+    material.assert_same_run(folder / "ddp", tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_fsdp2_equals_one_process(two_processes, same_noise):
+    recipe, folder = two_processes
+    sharded = torch.load(folder / "fsdp.pt")
+    losses, weights = distributed.raw_steps(recipe)
+    assert losses[1] < losses[0]
+    assert sharded["losses"] == pytest.approx(losses, rel=1e-5)
+    assert set(sharded["weights"]) == set(weights)
+    for name, weight in weights.items():
+        torch.testing.assert_close(sharded["weights"][name], weight, atol=1e-6, rtol=1e-5)
