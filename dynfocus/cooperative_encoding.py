@@ -75,7 +75,7 @@ class Rods(nn.Module):
     def __init__(self, channels: int, text_channels: int):
         super().__init__()
         self.query = nn.Linear(text_channels, channels)
-        self.key = nn.Linear(channels, channels, bias=False)
+        self.key = _FoldedKey(channels, channels, bias=False)
 
     def forward(self, tokens: Tensor, text: Tensor, frame_text: Tensor, text_mask: Tensor | None) -> Tensor:
         """Args:
@@ -97,7 +97,14 @@ class Rods(nn.Module):
         return torch.einsum("tq,tqm->tm", (keep / keep.sum(1, keepdim=True))[frame_text], logits.softmax(-1))
 
     def _queries(self, text: Tensor) -> Tensor:
-        return self.query(text) @ self.key.weight
+        return self.key(self.query(text))
+
+
+class _FoldedKey(nn.Linear):
+    """W_k as the queries see it, q → W_kᵀ q. A module, for its weight may be elsewhere until it is called (ZeRO-3)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input @ self.weight
 
 
 class Projectors(nn.Module):
