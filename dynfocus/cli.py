@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from dynfocus.console import quiet_transformers
 from dynfocus.errors import DynFocusError
-from dynfocus.training.commands import data_app, train_app
+from dynfocus.training.commands import data_app, merge, train_app
 
 if TYPE_CHECKING:
     from dynfocus.asking import VideoAnswer, VideoAsker
@@ -47,6 +47,7 @@ eval_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(eval_app, name="eval", help="Measure a model.")
 app.add_typer(train_app, name="train", help="Train a model.")
 app.add_typer(data_app, name="data", help="Look at training data.")
+app.command()(merge)
 
 ModelOption = Annotated[
     Path | None,

@@ -69,3 +69,51 @@ def _need_accelerate() -> None:
 
     if not is_accelerate_available():
         raise DynFocusError("training needs the package accelerate: pip install 'dynfocus[train]'")
+
+
+@data_app.command("check")
+def data_check(
+    recipe: RecipeArgument,
+    samples: Annotated[int, typer.Option(min=1, help="How many of each source to decode and tokenise.")] = 200,
+    all_samples: Annotated[bool, typer.Option("--all", help="Decode and tokenise all of them.")] = False,
+    changes: SetOption = None,
+) -> None:
+    """Count a recipe's samples, name those that are broken (exit code 1), and say how long they are in tokens."""
+    from dynfocus.training.recipe import load_recipe
+
+    settings = load_recipe(recipe, changes or ())
+    quiet_transformers()
+    from dynfocus.training.checking import check_data
+    from dynfocus.training.reporting import print_data
+
+    reports = check_data(settings, None if all_samples else samples)
+    print_data(reports)
+    if any(report.broken for report in reports):
+        raise typer.Exit(1)
+
+
+@data_app.command("sample")
+def data_sample(
+    output: Annotated[Path, typer.Argument(help="Gets conversations.jsonl and videos; must not exist or be empty.")],
+    videos: Annotated[int, typer.Option(min=1, help="How many.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Which.")] = 0,
+) -> None:
+    """Render synthetic videos with questions and answers, to try a recipe on or to copy the form of."""
+    from dynfocus.training.sampling import write_sample
+
+    write_sample(output, videos, seed)
+    print(output / "conversations.jsonl")
+
+
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="What a recipe with lora wrote.")],
+    output: Annotated[Path, typer.Argument(help="The new DynFocus directory; must not exist or be empty.")],
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The model it was trained on, if that has moved.")
+    ] = None,
+) -> None:
+    """Put an adapter into the model it was trained on: one DynFocus directory for every other command."""
+    quiet_transformers()
+    from dynfocus.training.merging import merge
+
+    print(merge(adapter, output, model))

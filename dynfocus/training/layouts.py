@@ -102,18 +102,22 @@ def _nextqa_sample(row: Mapping, places: Mapping[str, str]) -> Sample:
 def read_clevrer(file: Path, videos: Path | None = None) -> Iterator[Entry]:
     """CLEVRER's JSON list of {video_filename, questions: [{question, answer | choices: [{choice, answer}]}]}.
 
-    Videos lie as published, a thousand to a folder: video_00000-01000/video_00000.mp4. One sample a video.
+    Videos lie as published, a thousand to a folder: video_00000-01000/video_00000.mp4. One sample a question: a video
+    has up to twenty, which would leave each few tokens.
     """
     for record in _json_records(file):
-        yield _or_broken(_clevrer_sample, record)
+        questions = record.get("questions") if isinstance(record, Mapping) else None
+        for number in range(max(1, len(questions or ()))):
+            yield _or_broken(_clevrer_sample, record, number)
 
 
-def _clevrer_sample(record: Mapping) -> Sample:
+def _clevrer_sample(record: Mapping, number: int) -> Sample:
     name = record["video_filename"]
     start = int(Path(name).stem.rpartition("_")[2]) // 1000 * 1000
     path = f"video_{start:05}-{start + 1000:05}/{name}"
-    turns = tuple(map(_clevrer_turn, record["questions"]))
-    return Sample(Path(name).stem, (Visual("video", path),), turns)
+    return Sample(
+        f"{Path(name).stem}/{number}", (Visual("video", path),), (_clevrer_turn(record["questions"][number]),)
+    )
 
 
 def _clevrer_turn(question: Mapping) -> Turn:

@@ -27,7 +27,7 @@ def test_accelerate_parses_them(name, kind):
 def test_accelerate_would_launch_with_them(name, monkeypatch):
     monkeypatch.setattr("accelerate.commands.launch.is_deepspeed_available", lambda: True)
     command = ["--config_file", str(FOLDER / f"{name}.yaml"), "-m", "dynfocus", "train", "recipe.yaml"]
-    arguments, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(command))
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(command))
     assert (arguments.use_fsdp, arguments.use_deepspeed) == (name == "fsdp2", name.startswith("zero"))
     if name == "fsdp2":
         assert (str(arguments.fsdp_version), arguments.fsdp_state_dict_type) == ("2", "FULL_STATE_DICT")
