@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from dynfocus.console import quiet_transformers
 from dynfocus.errors import DynFocusError
-from dynfocus.training.commands import data_app, merge, train_app
+from dynfocus.training.commands import data_app, merge, plan, train_app
 
 if TYPE_CHECKING:
     from dynfocus.asking import VideoAnswer, VideoAsker
@@ -48,6 +48,7 @@ app.add_typer(eval_app, name="eval", help="Measure a model.")
 app.add_typer(train_app, name="train", help="Train a model.")
 app.add_typer(data_app, name="data", help="Look at training data.")
 app.command()(merge)
+app.command()(plan)
 
 ModelOption = Annotated[
     Path | None,

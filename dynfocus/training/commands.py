@@ -105,6 +105,27 @@ def data_sample(
     print(output / "conversations.jsonl")
 
 
+def plan(
+    recipe: RecipeArgument,
+    gpus: Annotated[int, typer.Option(min=1, help="How many, over all machines.")] = 8,
+    memory: Annotated[float, typer.Option(min=0.1, help="GiB of each.")] = 80,
+    changes: SetOption = None,
+) -> None:
+    """Estimate a recipe's memory and arithmetic from the model's configuration; exit code 1 if nothing fits."""
+    from dynfocus.training.recipe import load_recipe
+
+    settings = load_recipe(recipe, changes or ())
+    quiet_transformers()
+    from dynfocus.training.planning import GIB
+    from dynfocus.training.planning import plan as estimate
+    from dynfocus.training.reporting import print_plan
+
+    result = estimate(settings, gpus)
+    print_plan(result, gpus, memory)
+    if all(row.total > memory * GIB for row in result.memory):
+        raise typer.Exit(1)
+
+
 def merge(
     adapter: Annotated[Path, typer.Argument(help="What a recipe with lora wrote.")],
     output: Annotated[Path, typer.Argument(help="The new DynFocus directory; must not exist or be empty.")],

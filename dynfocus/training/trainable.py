@@ -1,5 +1,6 @@
 """Which weights train, and how fast: module names of a recipe become frozen sets, dtypes and optimiser groups."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -105,7 +106,9 @@ def add_lora(model: DynFocusForConditionalGeneration, recipe: Recipe, lora: Lora
         target_modules=rf"language_model\..*\.({'|'.join(sorted(targets))})",
         modules_to_save=in_full or None,
     )
-    adapted = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        adapted = get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():  # modules saved in full keep their frozen parts frozen
         if _PEFT_COPY in name:
             parameter.requires_grad_(name.removeprefix(_PEFT_PREFIX).replace(_PEFT_COPY, "") in trained)

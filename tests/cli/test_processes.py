@@ -75,7 +75,8 @@ def test_help_is_quick():
         "import sys\n"
         "from typer.testing import CliRunner\n"
         "from dynfocus.cli import app\n"
-        "for arguments in ([], ['ask'], ['demo'], ['eval', 'demo'], ['train', 'demo'], ['assemble']):\n"
+        "commands = 'ask,demo,eval demo,train,train demo,train recipe,data check,data sample,plan,merge,assemble'\n"
+        "for arguments in ([], *map(str.split, commands.split(','))):\n"
         "    assert CliRunner().invoke(app, [*arguments, '--help']).exit_code == 0\n"
         "print(*{'torch', 'transformers', 'matplotlib', 'av', 'numpy'} & set(sys.modules))\n"
     )
