@@ -130,6 +130,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         frame_timestamps: Tensor | None = None,
         visual_token_budget: Tensor | None = None,
         video_features: Tensor | None = None,
+        frame_index: Tensor | None = None,
         output_attentions: bool = False,
     ) -> VideoEncoding:
         """Args:
@@ -139,6 +140,8 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
             frame_timestamps: [ΣT] seconds.
             visual_token_budget: [V] int64, in place of `config.max_visual_tokens`.
             video_features: what `encode_patches` returned, in place of the pixels.
+            frame_index: [ΣT] int64, the row of the pixels or features that each frame is, where several videos (or
+                questions about one) share frames: those pass the tower once.
             output_attentions: also return where the rods looked.
 
         Raises:
@@ -153,6 +156,8 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
             video_features = self.encode_patches(pixel_values_videos)
         elif video_features is None or pixel_values_videos is not None:
             raise ValueError("exactly one of pixel_values_videos and video_features must be given")
+        if frame_index is not None:
+            video_features = video_features[frame_index]
         if sum(lengths) != video_features.shape[0]:
             raise ValueError(f"num_frames adds up to {sum(lengths)} but there are {video_features.shape[0]} frames")
         if qformer_input_ids.shape[0] != len(lengths):
@@ -216,6 +221,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
         qformer_input_ids: Tensor | None = None,
         qformer_attention_mask: Tensor | None = None,
         video_features: Tensor | None = None,
+        frame_index: Tensor | None = None,
         video_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -241,6 +247,7 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
                 qformer_attention_mask,
                 visual_token_budget=visual_token_budget,
                 video_features=video_features,
+                frame_index=frame_index,
             ).tokens
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
@@ -299,6 +306,7 @@ _VISUAL_INPUTS = (
     "frame_timestamps",
     "visual_token_budget",
     "video_features",
+    "frame_index",
 )
 
 

@@ -27,7 +27,7 @@ class TrainingCollator:
         self.question_pad = processor.qformer_tokenizer.pad_token_id
         size = processor.video_processor.size
         black = np.zeros((size["height"], size["width"], 3), np.uint8)
-        self.blank = dict(processor(text="<image>", images=[black], questions=["image"]))
+        self.blank = {**processor(text="<image>", images=[black], questions=["image"]), "frame_index": torch.arange(1)}
         placeholder = processor.tokenizer.convert_tokens_to_ids(processor.video_token)
         self.blank_ids = self.blank["input_ids"][self.blank["input_ids"] == placeholder]
 
@@ -40,10 +40,14 @@ class TrainingCollator:
         if not visuals:
             visuals = [self.blank]
             rows[0] = torch.cat([rows[0], self.blank_ids])
+        pixels = [len(visual["pixel_values_videos"]) for visual in visuals]
+        first_row = [sum(pixels[:number]) for number in range(len(visuals))]
+        frame_index = [visual["frame_index"] + row for visual, row in zip(visuals, first_row, strict=True)]
         return {
             "input_ids": pad_sequence(rows, True, self.pad),
             "attention_mask": _padded(attended, max(map(len, rows)), 0),
             "labels": _padded(labels, max(map(len, rows)), IGNORED),
+            "frame_index": torch.cat(frame_index),
             **{name: torch.cat([visual[name] for visual in visuals]) for name in _PER_FRAME_OR_VISUAL},
             **{name: self._questions(name, visuals) for name in _PER_QUESTION},
         }

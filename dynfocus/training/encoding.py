@@ -47,7 +47,7 @@ class SampleEncoder:
         self.settings = settings
 
     def __call__(self, sample: Sample, source: Source) -> dict[str, Tensor]:
-        """input_ids, labels [S]; with visuals also what the processor returns for them.
+        """input_ids, labels [S]; with visuals also what the processor returns for them, and frame_index.
 
         Labels are the answers' own tokens and their ends, found by where they lie in the text; nothing is tokenised
         twice.
@@ -72,6 +72,8 @@ class SampleEncoder:
         if not marked.any():
             raise BrokenSample(f"its first question leaves no room for an answer in {self.settings.max_tokens} tokens")
         inputs.pop("attention_mask")
+        if frames:
+            inputs |= _without_repeats(frames, len(inputs["num_frames"]) // len(frames))
         return {**inputs, "input_ids": ids, "labels": ids.where(marked, IGNORED)}
 
     def _most_turns(self, sample: Sample, repeats: bool) -> int:
@@ -113,6 +115,12 @@ class SampleEncoder:
             return_assistant_tokens_mask=True,
             processor_kwargs={"questions": [questions], "truncate_questions": True},
         )
+
+
+def _without_repeats(frames: Sequence[BatchFeature], repeats: int) -> dict[str, Tensor]:
+    """Pixels of each visual once, and frame_index: which of them the frames of all its repetitions are."""
+    pixels = torch.cat([one["pixel_values_videos"] for one in frames])
+    return {"pixel_values_videos": pixels, "frame_index": torch.arange(len(pixels)).repeat(repeats)}
 
 
 def _part(text: str | None, visuals: Iterator[dict[str, Any]]) -> dict[str, Any]:

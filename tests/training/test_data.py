@@ -56,8 +56,8 @@ def test_labels_are_the_answers_and_their_ends(media):
 def test_every_question_has_visual_tokens_of_its_own_and_reaches_the_qformer(media):
     example = encode(media, *TURNS, visual="one.mp4", kind="video")
     assert example["num_frames"].tolist() == [8, 8, 8]
-    frames = example["pixel_values_videos"].unflatten(0, (3, 8))
-    assert torch.equal(frames[0], frames[1]) and torch.equal(frames[0], frames[2])
+    assert len(example["pixel_values_videos"]) == 8  # the tower sees each frame once
+    assert example["frame_index"].tolist() == [*range(8)] * 3
     plans = tiny.processor().plan(8, 128 // 3)
     assert visual_tokens(example) == 3 * plans.num_tokens
     asked = [tiny.qformer_tokenizer().decode(ids, skip_special_tokens=True) for ids in example["qformer_input_ids"]]
@@ -160,7 +160,18 @@ def test_batches_pad_on_the_right_and_pack_visuals(media):
         assert torch.equal(batch["input_ids"][row, :length], example["input_ids"])
         assert torch.equal(batch["labels"][row, :length], example["labels"])
         assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (batch["input_ids"].shape[1] - length)
-    assert batch["num_frames"].tolist() == [1, 1] and len(batch["pixel_values_videos"]) == 2
+    assert batch["num_frames"].tolist() == [1, 1] and batch["frame_index"].tolist() == [0, 0]
+
+
+def test_shared_frames_give_what_copies_give(media):
+    collate = TrainingCollator(tiny.processor())
+    examples = [encode(media, *TURNS), encode(media, *TURNS[:2], visual="one.mp4", kind="video")]
+    batch, model = collate(examples), tiny.model()
+    assert len(batch["pixel_values_videos"]) == 1 + 8
+    copied = dict(batch)
+    copied["pixel_values_videos"] = batch["pixel_values_videos"][copied.pop("frame_index")]
+    assert len(copied["pixel_values_videos"]) == 3 + 16
+    torch.testing.assert_close(model(**batch).loss, model(**copied).loss)
 
 
 def test_a_batch_of_text_gives_every_module_a_gradient_of_zero(media):
