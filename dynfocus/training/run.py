@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from dynfocus.errors import DynFocusError
 from dynfocus.loading import check_model_directory, embedded_model, load_model
@@ -87,9 +88,14 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
     """What of the recipe is the Trainer's; global_batch_size is divided among the processes that there are.
 
     Raises:
-        DynFocusError: it cannot be, or one process sees several GPUs.
+        DynFocusError: it cannot be, one process sees several GPUs, or they or what is installed cannot do as asked.
     """
     schedule, data = recipe.schedule, recipe.data
+    loggers = ["none", *get_available_reporting_integrations()]
+    if recipe.report_to not in loggers:
+        raise DynFocusError(f"report_to is {recipe.report_to!r} but must be of what is installed: {', '.join(loggers)}")
+    if recipe.precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        raise DynFocusError("precision is bf16 but this GPU has no bfloat16; set it to fp32")
     arguments = TrainingArguments(
         output_dir=str(output),
         per_device_train_batch_size=schedule.batch_size,
@@ -161,8 +167,7 @@ def prepare_model(base: DynFocusForConditionalGeneration, recipe: Recipe) -> nn.
         return base
     torch.manual_seed(recipe.seed)  # of the adapters' first weights, the same in every process
     adapted = add_lora(base, recipe, recipe.lora)
-    if not recipe.lora.quantize:
-        set_precision(adapted, recipe.precision)
+    set_precision(adapted, recipe.precision)
     return adapted
 
 

@@ -1,6 +1,5 @@
 """Which weights train, and how fast: module names of a recipe become frozen sets, dtypes and optimiser groups."""
 
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -62,10 +61,9 @@ def unused_parameters(model: DynFocusForConditionalGeneration) -> Iterator[str]:
 def set_precision(model: nn.Module, precision: str) -> None:
     """Trained weights in float32, for small steps to count; with "bf16" frozen ones in bfloat16."""
     for parameter in model.parameters():
-        if parameter.requires_grad or precision == "fp32":
-            parameter.data = parameter.data.float()
-        elif parameter.is_floating_point():
-            parameter.data = parameter.data.bfloat16()
+        if parameter.is_floating_point():  # four-bit weights are not
+            single = parameter.requires_grad or precision == "fp32"
+            parameter.data = parameter.data.float() if single else parameter.data.bfloat16()
 
 
 def optimizer_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -93,11 +91,15 @@ def add_lora(model: DynFocusForConditionalGeneration, recipe: Recipe, lora: Lora
     targets = linears - {"lm_head"} if "all-linear" in lora.targets else set(lora.targets)
     if missing := sorted(targets - linears):
         raise unknown_key(f"lora.targets: {missing[0]}", missing[0], sorted(linears))
-    in_full = [module for module, rate in recipe.learning_rates.items() if rate and module != "language_model"]
-    if "query_tokens" in in_full:
-        if model.query_tokens.requires_grad:
-            raise DynFocusError("learning_rates.query_tokens cannot train beside lora; give it the rate 0")
-        in_full.remove("query_tokens")
+    modules = dict(model.named_modules())
+    in_full = [name for name, rate in recipe.learning_rates.items() if rate and name != "language_model"]
+    in_full = [name for name in in_full if not any(name.startswith(f"{other}.") for other in in_full)]
+    for name in set(in_full) - set(modules):
+        if model.get_parameter(name).requires_grad:
+            raise DynFocusError(
+                f"learning_rates.{name} is no module, and beside lora only those train; give it the rate 0"
+            )
+        in_full.remove(name)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     config = LoraConfig(
         r=lora.rank,
@@ -106,9 +108,7 @@ def add_lora(model: DynFocusForConditionalGeneration, recipe: Recipe, lora: Lora
         target_modules=rf"language_model\..*\.({'|'.join(sorted(targets))})",
         modules_to_save=in_full or None,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
-        adapted = get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():  # modules saved in full keep their frozen parts frozen
         if _PEFT_COPY in name:
             parameter.requires_grad_(name.removeprefix(_PEFT_PREFIX).replace(_PEFT_COPY, "") in trained)

@@ -11,6 +11,7 @@ from dynfocus.errors import DynFocusError
 from dynfocus.loading import load_model
 from dynfocus.training.merging import merge
 from dynfocus.training.run import load_for_training, prepare_model, train
+from tests.model import tiny
 from tests.training import material
 from tests.training.test_run import first_batch
 
@@ -61,6 +62,18 @@ def test_going_on_with_adapters_equals_an_unbroken_run(trained, tmp_path):
     shutil.copy(adapter.parent / "log.jsonl", tmp_path)  # lines after step 4 are dropped when the run goes on
     train(recipe, tmp_path, resume=True)
     material.assert_same_run(tmp_path, adapter.parent, weights="adapter/adapter_model.safetensors")
+
+
+def test_nested_modules_train_in_full_beside_adapters(model_directory, media):
+    rates = {**RATES, "connector.events.scorer": 5e-3, "connector.rods": 0, "query_tokens": 1e-3}
+    recipe = material.recipe(model_directory, media / "data.json", learning_rates=rates, lora=LORA)
+    base, _ = load_for_training(recipe)
+    trained = {name for name, weight in prepare_model(base, recipe).named_parameters() if weight.requires_grad}
+    for part, trains in (("events.scorer", True), ("projectors.fine", True), ("rods.key", False)):
+        assert any(part in name for name in trained) == trains
+    base = tiny.model(text_queries="frame")
+    with pytest.raises(DynFocusError, match=r"learning_rates\.query_tokens is no module"):
+        prepare_model(base, recipe)
 
 
 def test_merging_refuses_what_is_no_adapter(trained, tmp_path, model_directory):

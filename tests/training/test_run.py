@@ -256,6 +256,19 @@ def test_a_directory_in_use_is_refused(unbroken, tmp_path):
         train(recipe)
 
 
+def test_text_alone_trains_the_language_model_alone(model_directory, media, tmp_path):
+    recipe = material.recipe(model_directory, media / "text.json", schedule={"steps": 2})
+    before, after = weights(model_directory), weights(train(recipe, tmp_path / "run"))
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"language_model"}
+
+
+def test_a_logger_that_is_not_installed_is_refused(model_directory, media, tmp_path):
+    recipe = material.recipe(model_directory, media / "data.json", report_to="abacus")
+    with pytest.raises(DynFocusError, match="report_to is 'abacus' but must be of what is installed: none"):
+        train(recipe, tmp_path / "run")
+
+
 def test_batches_must_add_up(model_directory, media, tmp_path):
     recipe = material.recipe(model_directory, media / "data.json", schedule={"global_batch_size": 6})
     with pytest.raises(DynFocusError, match=re.escape("global_batch_size is 6 but must be a multiple of 4")):
