@@ -29,8 +29,15 @@ def two_processes(model_directory, media, tmp_path_factory):
         "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
     }
     command = [*launcher, "-m", "tests.training.distributed", folder / "recipe.yaml", folder]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment, cwd=root)
-    assert result.returncode == 0, result.stderr[-3000:]
+    with (folder / "output").open("w") as printed:
+        launched = subprocess.Popen(command, stdout=printed, stderr=printed, env=environment, cwd=root)
+        try:
+            code = launched.wait(timeout=200)
+        finally:
+            if launched.poll() is None:  # one waits for the other; terminated, torchrun ends both
+                launched.terminate()
+                launched.wait(timeout=60)
+    assert code == 0, (folder / "output").read_text()[-3000:]
     return recipe, folder
 
 
