@@ -49,7 +49,7 @@ def train(recipe: Recipe, output: Path | str | None = None, resume: bool = False
         raise DynFocusError("output is missing; it must be a directory, in the recipe or as --output")
     folder = Path(output)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked after the tokenizer was used
-    _check_output(folder, resume)
+    _check_output(folder, resume)  # by all processes, before `training_arguments` lets any of them go on and write
     sources = [open_source(settings) for settings in recipe.data.sources]
     arguments = training_arguments(recipe, folder)
     base, processor = load_for_training(recipe)

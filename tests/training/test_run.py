@@ -112,6 +112,21 @@ def test_decoding_in_workers_changes_nothing(unbroken, tmp_path):
     material.assert_same_run(tmp_path / "run", output)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rates": {"connector": 1e-2, "qformer": 1e-3, "query_tokens": 1e-3, "vision_tower": 1e-3}},
+        {"learning_rates": {"connector": 1e-2, "qformer": 1e-3, "language_model": 1e-2}, "lora": {"rank": 4}},
+    ],
+    ids=["tower", "lora"],
+)
+def test_queries_per_frame_with_checkpointing_in_bfloat16(media, tmp_path, changes):
+    model = material.write_model(tmp_path / "model", text_queries="frame")
+    half = {"precision": "bf16", "gradient_checkpointing": True, "schedule": {"batch_size": 2, "steps": 3}}
+    train(material.recipe(model, media / "data.json", **half, **changes), tmp_path / "run")
+    assert material.logged(tmp_path / "run")[3] < material.logged(tmp_path / "run")[1]
+
+
 @pytest.mark.parametrize("queries", ["text", "frame"])
 @pytest.mark.parametrize("tower", ["instructblip_vision_model", "clip_vision_model", "siglip_vision_model"])
 def test_unused_parameters_are_those_without_a_gradient(media, queries, tower):
