@@ -42,7 +42,8 @@ class BrokenSamples:
 
     def __iter__(self) -> Iterator[dict]:
         if self.file.exists():
-            for line in self.file.read_text(encoding="utf-8").splitlines():
+            whole, _, _ = self.file.read_text(encoding="utf-8").rpartition("\n")  # another process may be writing
+            for line in whole.splitlines():
                 yield json.loads(line)
 
 

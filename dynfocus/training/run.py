@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainingArguments
-from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations import get_available_reporting_integrations, is_deepspeed_zero3_enabled
 
 from dynfocus.errors import DynFocusError
 from dynfocus.loading import check_model_directory, embedded_model, load_model
@@ -162,13 +162,11 @@ def load_for_training(recipe: Recipe) -> tuple[DynFocusForConditionalGeneration,
 def prepare_model(base: DynFocusForConditionalGeneration, recipe: Recipe) -> nn.Module:
     """Freezes what does not train, adds adapters, sets dtypes; gives `base` or peft's wrapper of it."""
     freeze(base, recipe.learning_rates)
-    if recipe.lora is None:
-        set_precision(base, recipe.precision)
-        return base
     torch.manual_seed(recipe.seed)  # of the adapters' first weights, the same in every process
-    adapted = add_lora(base, recipe, recipe.lora)
-    set_precision(adapted, recipe.precision)
-    return adapted
+    model = base if recipe.lora is None else add_lora(base, recipe, recipe.lora)
+    if not is_deepspeed_zero3_enabled():  # which holds weights in pieces and casts them itself
+        set_precision(model, recipe.precision)
+    return model
 
 
 def _config(model: DynFocusForConditionalGeneration) -> dict[str, Any]:

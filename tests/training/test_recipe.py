@@ -1,6 +1,9 @@
 """Recipes: what is wrong in one is named before anything is loaded."""
 
+import os
+import re
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +103,13 @@ def test_shipped_recipes_have_the_values_of_the_lineage():
         )
         assert (recipe.precision, recipe.gradient_checkpointing) == ("bf16", True)
         assert schedule.global_batch_size % (schedule.batch_size * 8) == 0
+
+
+def test_the_recipe_of_the_documentation_is_good(tmp_path):
+    source = Path(os.environ.get("DYNFOCUS_SOURCE", Path(__file__).parents[2]))
+    (block,) = re.findall(r"```yaml\n(.*?)```", (source / "docs" / "training.md").read_text(), re.DOTALL)
+    recipe = loaded(tmp_path, block)
+    assert recipe.learning_rates == {"connector": 1e-3, "connector.rods": 2e-4}
 
 
 def test_recipes_know_every_layout():
