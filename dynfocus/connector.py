@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -100,9 +101,11 @@ _CHOICES = {
 }
 
 
-@dataclass
-class ConnectorOutput:
-    """Visual tokens of a batch of videos packed along dim 0, and what was found on the way."""
+class ConnectorOutput(NamedTuple):
+    """Visual tokens of a batch of videos packed along dim 0, and what was found on the way.
+
+    A tuple, in which sharded training finds the tensors whose gradients tell it to gather the weights again.
+    """
 
     tokens: Tensor  # [ΣN, D], video after video, frames in time order, a key frame's cones before its rods
     key_index: Tensor  # [ΣK] int64, rows of the packed frames

@@ -163,6 +163,11 @@ def prepare_model(base: DynFocusForConditionalGeneration, recipe: Recipe) -> nn.
     """Freezes what does not train, adds adapters, sets dtypes; gives `base` or peft's wrapper of it."""
     freeze(base, recipe.learning_rates)
     torch.manual_seed(recipe.seed)  # of the adapters' first weights, the same in every process
+    if is_deepspeed_zero3_enabled() and base.config.text_queries == "frame":
+        raise DynFocusError(
+            "text_queries is 'frame', which calls the Q-Former as often as a process has frames; ZeRO-3 needs all "
+            "processes to call it equally often: use FSDP2 or ZeRO-2"
+        )
     model = base if recipe.lora is None else add_lora(base, recipe, recipe.lora)
     if not is_deepspeed_zero3_enabled():  # which holds weights in pieces and casts them itself
         set_precision(model, recipe.precision)
@@ -183,8 +188,9 @@ def _check_output(output: Path, resume: bool) -> None:
 
 
 def _summary(trainer: DynFocusTrainer, sources: list, checkpoint: Path | None) -> str:
-    trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
-    total = sum(weight.numel() for weight in trainer.model.parameters())
+    # ZeRO-3 leaves empty weights and their number.
+    sizes = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in trainer.model.parameters()]
+    total, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
     arguments, samples = trainer.args, len(trainer.train_dataset)
     start = "from the beginning" if checkpoint is None else f"on from {checkpoint}"
     broken = sum(len(source.broken) for source in sources)

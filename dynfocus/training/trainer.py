@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import rotate_checkpoints
 
 from dynfocus.errors import DynFocusError
@@ -62,6 +63,9 @@ class DynFocusTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         for module in self.idle:
             module.eval()
+        if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+            chunks = torch.tensor(tower_calls(self.base, inputs), device=self.args.device)
+            inputs = with_tower_calls(self.base, inputs, int(self.accelerator.gather(chunks).max()))
         result = super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
         loss = result[0] if isinstance(result, tuple) else result
         if not torch.isfinite(loss):
@@ -119,6 +123,23 @@ class DynFocusTrainer(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._writing_to or super()._get_output_dir(trial)
+
+
+def tower_calls(base: DynFocusForConditionalGeneration, inputs: dict[str, Any]) -> int:
+    """How often a batch's frames pass the vision tower, a chunk at a time."""
+    return -(-len(inputs["pixel_values_videos"]) // base.config.vision_chunk_size)
+
+
+def with_tower_calls(base: DynFocusForConditionalGeneration, inputs: dict[str, Any], calls: int) -> dict[str, Any]:
+    """The batch with as many black frames, which frame_index never names, as make the tower be called `calls` times.
+
+    Processes that hold its weights in pieces gather them at every call: with fewer calls one would let others wait.
+    """
+    pixels = inputs["pixel_values_videos"]
+    missing = (calls - 1) * base.config.vision_chunk_size + 1 - len(pixels)
+    if missing <= 0:
+        return inputs
+    return {**inputs, "pixel_values_videos": torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])}
 
 
 class _RunCallback(TrainerCallback):

@@ -14,6 +14,7 @@ from dynfocus.training.mixture import open_source
 from dynfocus.training.recipe import load_recipe
 from dynfocus.training.run import load_for_training, prepare_model, train
 from dynfocus.training.trainable import optimizer_groups
+from dynfocus.training.trainer import tower_calls, with_tower_calls
 from tests.training import material
 
 
@@ -22,7 +23,7 @@ def raw_steps(recipe, rank=0, world=1, steps=2):
     base, processor = load_for_training(recipe)
     model = prepare_model(base, recipe).train()
     if world > 1:
-        for layer in model.language_model.model.layers:
+        for layer in [*model.language_model.model.layers, *model.vision_tower.encoder.layers]:
             fully_shard(layer)
         fully_shard(model.connector)
         fully_shard(model)
@@ -37,6 +38,10 @@ def raw_steps(recipe, rank=0, world=1, steps=2):
         share = [collate([example]) for example in examples[rank::world]]  # one of them is text alone
         total = torch.zeros(())
         for batch in share:
+            if world > 1:
+                calls = torch.tensor(tower_calls(model, batch))
+                dist.all_reduce(calls, dist.ReduceOp.MAX)
+                batch = with_tower_calls(model, batch, int(calls))
             loss = model(**batch, num_items_in_batch=answers).loss
             (loss * world).backward()  # FSDP takes the mean over processes
             total += loss.detach()

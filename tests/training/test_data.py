@@ -13,6 +13,7 @@ from dynfocus.training.encoding import IGNORED, SampleEncoder
 from dynfocus.training.mixture import Mixture, Source, open_source
 from dynfocus.training.recipe import DataSettings, SourceSettings
 from dynfocus.training.samples import BrokenSample, PackedSamples, Sample, Turn, Visual, checked
+from dynfocus.training.trainer import tower_calls, with_tower_calls
 from tests.model import tiny
 from tests.training import material
 
@@ -172,6 +173,17 @@ def test_shared_frames_give_what_copies_give(media):
     copied["pixel_values_videos"] = batch["pixel_values_videos"][copied.pop("frame_index")]
     assert len(copied["pixel_values_videos"]) == 3 + 16
     torch.testing.assert_close(model(**batch).loss, model(**copied).loss)
+
+
+def test_more_calls_of_the_tower_change_nothing(media):
+    """Chunks of 5 frames: 1 image is one call, and becomes three."""
+    model = tiny.model()
+    batch = TrainingCollator(tiny.processor())([encode(media, *TURNS)])
+    assert tower_calls(model, batch) == 1
+    more = with_tower_calls(model, batch, 3)
+    assert tower_calls(model, more) == 3 and len(more["pixel_values_videos"]) == 11
+    torch.testing.assert_close(model(**more).loss, model(**batch).loss)
+    assert with_tower_calls(model, batch, 1) is batch
 
 
 def test_a_batch_of_text_gives_every_module_a_gradient_of_zero(media):

@@ -32,6 +32,8 @@ def test_accelerate_would_launch_with_them(name, monkeypatch):
     if name == "fsdp2":
         assert (str(arguments.fsdp_version), arguments.fsdp_state_dict_type) == ("2", "FULL_STATE_DICT")
     if name.startswith("zero"):
+        leaf = "DynFocusConnector" if name == "zero3" else None
+        assert arguments.deepspeed_moe_layer_cls_names == leaf
         assert (str(arguments.zero_stage), arguments.gradient_accumulation_steps) == (name[-1], "auto")
 
 
