@@ -8,12 +8,13 @@ from benchmarks.aot.rows import SHARED_LIMIT, Row
 HEAD = ("configuration", "arch", "compiler", "warps", "regs", "stack", "smem", "local", "matrix", "16 B", "verdict")
 PAGE = """# GPU kernels, as compiled
 
-<!-- Made by make aot PAGE=1: change benchmarks/aot, not this. -->
+<!-- Made by make aot UPDATE=1: change benchmarks/aot, not this. -->
 
 What each configuration that ships compiles to, read off the cubins on a machine without a GPU. None of this is a time.
 `make aot` compiles all of it again and compares it with `benchmarks/aot/budget.json`: a breach is anything worse than
-there, a spill in a main loop, more shared memory than a block can have ({limits}), matrix products that do not use the
-matrix units, large tensors read without 16-byte accesses, or a 32-bit offset that the sizes named here could overflow.
+there, a spill in a main loop, more shared memory than a block can have ({limits}), matrix
+products that do not use the matrix units, large tensors read without 16-byte accesses, or, in Triton, a 32-bit offset
+that the sizes named here could overflow.
 
 A cell reads *registers per thread · shared memory per block · warps that fit one multiprocessor (of 64) · matrix
 instructions*, and, where there are any, bytes of stack per thread. The warps are arithmetic on registers, shared
@@ -57,7 +58,7 @@ def page(rows: Sequence[Row]) -> str:
 def kernels(rows: Sequence[Row]) -> str:
     """What each kernel is, as its docstring says."""
     named = dict.fromkeys((re.split("[< ]", row.kernel)[0], row.what) for row in rows)
-    return "\n".join(f"- `{name}`: {what}" for name, what in named)
+    return "\n".join(f"- `{name}`{': ' if what else ''}{what}" for name, what in named)
 
 
 def configurations(rows: Sequence[Row]) -> str:
