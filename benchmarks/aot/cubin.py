@@ -9,21 +9,17 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.aot.loops import Instruction, natural_loops
+
 LOCAL = re.compile(r"(LDL|STL)\b")  # memory of one thread: spilled registers, and arrays indexed at run time
 MATRIX = re.compile(r"(HGMMA|HMMA)\b")
 WIDE = re.compile(r"(LDG|STG|LDGSTS)\.\S*128|(UTMALDG|UTMASTG)\b")  # 16 bytes per thread, or the copy engine
 GLOBAL = re.compile(r"(LDG|STG|LDGSTS|UTMALDG|UTMASTG)\b")
 
-INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)([^;]*);", re.MULTILINE)
+INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(@!?\w+\s+)?([A-Z][\w.]*)([^;]*);", re.MULTILINE)
+ENDS = re.compile(r"(BRA|JMP|EXIT|RET|BRX)\b")
 FUNCTION = re.compile(r"^\s*Function : (\S+)", re.MULTILINE)
 USAGE = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
-
-
-@dataclass(frozen=True)
-class Instruction:
-    address: int
-    name: str  # with its modifiers: LDG.E.128
-    target: int | None = None  # of a branch
 
 
 @dataclass(frozen=True)
@@ -96,27 +92,21 @@ def functions(sass: str) -> Iterator[tuple[str, list[Instruction]]]:
         yield head[1], [instruction(*match) for match in INSTRUCTION.findall(body)]
 
 
-def instruction(address: str, name: str, operands: str) -> Instruction:
-    target = re.search(r"\b0x([0-9a-f]+)\s*$", operands.strip()) if name.startswith("BRA") else None
-    return Instruction(int(address, 16), name, int(target[1], 16) if target else None)
+def instruction(address: str, predicate: str, name: str, operands: str) -> Instruction:
+    """Branches without a condition have nothing but their target; those of sm_90 can name one before it."""
+    target = re.fullmatch(r"\s*(.*?)\b0x([0-9a-f]+)\s*", operands) if name.startswith("BRA") else None
+    conditional = bool(predicate) or (target is not None and bool(target[1].strip()))
+    goes_on = conditional or name.startswith("BRA.DIV") or not ENDS.match(name)
+    return Instruction(int(address, 16), name, int(target[2], 16) if target else None, goes_on)
 
 
 def local_in_main_loops(instructions: list[Instruction]) -> int:
     """Instructions on local memory in the innermost loops that multiply matrices; without such, that read or write
-    global memory.
-
-    A loop is what lies between a backward branch and its target; the branch to itself that ends every kernel is none.
-    """
-    loops = {(i.target, i.address) for i in instructions if i.target is not None and i.target < i.address}
-    bodies = [[i for i in instructions if first <= i.address <= last] for first, last in loops]
+    global memory."""
+    loops = natural_loops(instructions)
     for work in (MATRIX, GLOBAL):
-        working = [body for body in bodies if any(work.match(i.name) for i in body)]
+        working = [{i.address: i for i in loop} for loop in loops if any(work.match(i.name) for i in loop)]
         if working:
-            inner = [body for body in working if not any(inside(other, body) for other in working)]
-            return sum(bool(LOCAL.match(i.name)) for body in inner for i in body)
+            inner = [loop for loop in working if not any(other.keys() < loop.keys() for other in working)]
+            return len({i.address for loop in inner for i in loop.values() if LOCAL.match(i.name)})
     return 0
-
-
-def inside(inner: list[Instruction], outer: list[Instruction]) -> bool:
-    first, last = outer[0].address, outer[-1].address
-    return inner is not outer and first <= inner[0].address and inner[-1].address <= last

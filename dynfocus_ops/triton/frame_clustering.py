@@ -199,7 +199,7 @@ class Tiles(NamedTuple):
 def tiles(columns: int, dtype: torch.dtype, capability: int) -> Tiles:
     """The largest whose main loops do not spill."""
     if dtype == torch.float32:
-        select_block = 32 if capability >= 90 else 16
+        select_block = 32 if capability >= 90 or columns <= 64 else 16
         return Tiles(min(32, columns), 16, 32, select_block, max(4, min(columns // 16, 8)))
     select_block = 64 if columns <= 64 else 32
     return Tiles(min(64, columns), min(32, columns), 64, select_block, max(2, min(columns // 16, 8)))

@@ -42,7 +42,7 @@ def gram_kernel(x_ptr, mask_ptr, cu_seqlens_ptr, sample_stride, point_stride, ch
 def stored_products(gram_ptr, sample, rows, columns, inside, N, PARTS: tl.constexpr):
     """x_i . y_j as `inner_products` of points rows [R] and columns [S] of the sample, where `inside` [S]."""
     part_ptr = gram_ptr + tl.cast(sample, tl.int64) * PARTS * N * N
-    at = (rows * N)[:, None] + columns[None, :]  # of at most 8192^2
+    at = (tl.minimum(tl.maximum(rows, 0), N - 1) * N)[:, None] + columns[None, :]  # of at most 8192^2
     products = tl.load(part_ptr + at, mask=inside[None, :], other=0.0)
     for part in range(1, PARTS):
         next_ptr = part_ptr + tl.cast(part, tl.int64) * N * N

@@ -29,7 +29,7 @@ def token_gradients(
 ) -> Tensor:
     T, M, C = tokens.shape
     grad_tokens = tokens.new_empty((T, M, C))
-    tile = dict(BLOCK_M=min(max(triton.next_power_of_2(M), 16), 64), BLOCK_Q=32, BLOCK_C=256 // queries.element_size())
+    tile = dict(BLOCK_M=min(max(triton.next_power_of_2(M), 16), 64), BLOCK_Q=32, BLOCK_C=block_c(queries))
     launch(
         token_gradients_kernel,
         (triton.cdiv(C, tile["BLOCK_C"]) * triton.cdiv(M, tile["BLOCK_M"]) * T,),
@@ -41,6 +41,11 @@ def token_gradients(
     return grad_tokens
 
 
+def block_c(x: Tensor) -> int:
+    """float16 is multiplied as float32 and takes as many registers."""
+    return 128 if x.dtype == torch.bfloat16 else 64
+
+
 def query_gradients(
     grad_logits: Tensor, tokens: Tensor, queries: Tensor, frame_query: Tensor, query_mask: Tensor | None
 ) -> Tensor:
@@ -49,7 +54,7 @@ def query_gradients(
     Extra memory: parts <= 32 times the queries in float32, and of no use where there are many rows: then parts is 1.
     """
     (T, M, C), (B, Q, _) = tokens.shape, queries.shape
-    tile = dict(BLOCK_M=32, BLOCK_Q=min(max(triton.next_power_of_2(Q), 16), 64), BLOCK_C=256 // tokens.element_size())
+    tile = dict(BLOCK_M=32, BLOCK_Q=min(max(triton.next_power_of_2(Q), 16), 64), BLOCK_C=block_c(tokens))
     tiles = triton.cdiv(C, tile["BLOCK_C"]) * triton.cdiv(Q, tile["BLOCK_Q"])
     parts = max(1, min(32, triton.cdiv(T, 8 * B), triton.cdiv(PROGRAMS, B * tiles)))
     frames, bounds, _ = member_lists(frame_query.unsqueeze(0), B, None)

@@ -84,8 +84,10 @@ def test_reads_a_listing() -> None:
         (SASS.replace("HGMMA.64x128x16", "FFMA"), 0),  # without products, the loop that reads global memory counts
         (SASS.replace("HGMMA.64x128x16", "FFMA").replace("BRA 0x20 ;", "BRA 0x10 ;"), 1),
         (SASS.replace("BRA 0x50 ;", "BRA 0x0 ;"), 0),  # an outer loop round it
+        (SASS.replace("@!P5 BRA 0x20 ;", "BRA.U UP0, 0x20 ;").replace("BRA 0x50", "BRA 0x20"), 1),  # one loop, two ways
+        (SASS.replace("@!P5 BRA 0x20 ;", "@!P5 BRA 0x60 ;").replace("@P0 BRA 0x50 ;", "BRA 0x50 ;"), 0),  # no way back
     ],
-    ids=["in the loop", "no products", "no products, in the loop", "outer loop"],
+    ids=["in the loop", "no products", "no products, in the loop", "outer loop", "two ways round", "no loop"],
 )
 def test_finds_local_memory_in_main_loops(sass: str, count: int) -> None:
     (kernel,) = cubin.read(USAGE, sass)
@@ -190,7 +192,7 @@ def compiled(rows: int = 64, columns: int = 1024, wide: bool = True, **options: 
 
 
 def test_compiles_without_a_gpu() -> None:
-    product = compiled(rows=64 * 1024)
+    product = compiled(rows=64 * 512)
     assert product.arch == "sm_80" and product.compiler == f"triton {triton.__version__}"
     assert product.what == "A column of tiles of a product." and product.warps == 4
     assert product.matrix == "HMMA" and product.multiplies and product.moves_much and product.wide > 0
