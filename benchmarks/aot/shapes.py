@@ -55,6 +55,7 @@ def points() -> Iterator[Call]:
     shapes = [  # batch, points, channels, clusters, neighbours, masked; dtypes
         (6000, 256, 1408, 16, 8, False, ALL),  # more than 2³¹ elements
         (1000, 256, 1408, 16, 8, True, (BF16,)),
+        (1, 64, 22528, 25, 8, False, (BF16,)),
         (1, 1000, 22528, 25, 8, False, MOST),
         (1, 100_000, 22528, 25, 8, False, MOST),  # more than 2³¹ elements
         (8, 3136, 128, 784, 5, False, (BF16,)),

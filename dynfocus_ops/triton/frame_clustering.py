@@ -23,6 +23,9 @@ from dynfocus_ops.triton.tile_search import (
 )
 
 MOST_POINTS = 256
+# A sample has one program for its selection. Where a point is all of a frame and a video the one sample, the GPU would
+# idle: such long rows are better split.
+MOST_CHANNELS = 8192
 
 
 @triton.jit
@@ -207,7 +210,7 @@ def tiles(columns: int, dtype: torch.dtype, capability: int) -> Tiles:
 
 def takes(x: Tensor) -> bool:
     """Whether the samples of x [B, N, C] are clustered here. Not by their number: that would change a sample's bits."""
-    return x.shape[1] <= MOST_POINTS
+    return x.shape[1] <= MOST_POINTS and x.shape[2] <= MOST_CHANNELS
 
 
 def cluster_frames(

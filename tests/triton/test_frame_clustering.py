@@ -1,5 +1,7 @@
 """Clustering of many small samples: where a block of rows, peaks or centres is not enough, and at the limits."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -103,3 +105,11 @@ def test_which_samples_are_clustered_here() -> None:
     with record(90) as launches:
         dpc_knn(torch.empty(2, MOST_POINTS + 1, 64, device="meta"), 4, 3, None, 64.0, None)
     assert density_kernel not in [launch.kernel for launch in launches]
+
+
+def test_one_sample_of_long_rows_is_split_over_the_gpu() -> None:
+    """A video of few frames: two programs would read all of it."""
+    video = torch.empty(1, 64, 22528, dtype=torch.bfloat16, device="meta")
+    with record(90) as launches:
+        dpc_knn(video, 25, 8, None, 22528.0, None)
+    assert max(math.prod(launched.grid) for launched in launches) >= 16
