@@ -9,6 +9,7 @@ of torch's allocator are.
 import argparse
 import inspect
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -98,7 +99,7 @@ def row(call: Call, capability: int, launch: Launch) -> Row:
         local=kernel.local,
         local_in_main_loop=kernel.local_in_main_loop,
         multiplies="tt.dot" in compiled.asm["ttir"],
-        moves_much=any(moves_much(value) for value in arguments.values()),
+        moves_much=any(moves_much(value) for name, value in arguments.items() if is_used(name, compiled.asm["ttir"])),
         overflows=tuple(overflows(compiled.asm["ttir"], integers, launch.grid)),
     )
 
@@ -108,6 +109,11 @@ def parameters(launch: Launch) -> dict[str, Any]:
     constants = {name: value for name, value in launch.constants.items() if name in launch.kernel.arg_names}
     signature = inspect.signature(launch.kernel.fn)
     return dict(signature.bind(*launch.arguments, **constants).arguments)
+
+
+def is_used(parameter: str, ttir: str) -> bool:
+    """Whether the kernel reads a parameter once its constants are known."""
+    return len(re.findall(rf"%{parameter}\b", ttir)) > 1
 
 
 def moves_much(argument: Any) -> bool:

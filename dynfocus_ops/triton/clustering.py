@@ -142,6 +142,7 @@ class Distances:
             neighbors.exact_kernel, (programs * samples.count,), *samples.arguments, *row_arguments, density, *columns,
             squared, found, is_doubtful, num_doubtful, programs,
             OWN=own, SLOTS=slots, COLUMNS=32, BLOCK_C=64, num_warps=4,
+            maxnreg=128,  # left to itself, Triton 3.6 takes 64 for float32 and spills
         )  # fmt: skip
         return Nearest(squared, found, far)
 
