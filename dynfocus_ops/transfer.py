@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FEW = 4  # each is a launch of its own
+FEW = 4  # each is a launch
 
 
 def to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
