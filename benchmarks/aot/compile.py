@@ -86,7 +86,7 @@ def row(call: Call, capability: int, launch: Launch) -> Row:
         op=call.op,
         call=call.name,
         kernel=launch.kernel.__name__,
-        what=(inspect.getdoc(launch.kernel.fn) or "").partition("\n")[0],
+        what=(inspect.getdoc(launch.kernel.fn) or "").partition("\n\n")[0].replace("\n", " "),
         arch=f"sm_{capability}",
         compiler=compiler(),
         identity=compiled.hash,

@@ -17,7 +17,7 @@ class Row:
     op: str
     call: str
     kernel: str
-    what: str  # the first line of the kernel's docstring
+    what: str  # the first paragraph of the kernel's docstring
     arch: str  # sm_80 or sm_90
     compiler: str  # name and version
     identity: str  # the same for what was compiled the same way

@@ -51,14 +51,13 @@ def index(*shape: int) -> Tensor:
 
 
 def points() -> Iterator[Call]:
-    """Clustering: the patches of each frame, the frames of a video, a project's shape with fewer channels."""
+    """Clustering: the patches of each frame, and the frames of a video."""
     shapes = [  # batch, points, channels, clusters, neighbours, masked; dtypes
         (6000, 256, 1408, 16, 8, False, ALL),  # more than 2³¹ elements
         (1000, 256, 1408, 16, 8, True, (BF16,)),
         (1, 64, 22528, 25, 8, False, (BF16,)),
         (1, 1000, 22528, 25, 8, False, MOST),
         (1, 100_000, 22528, 25, 8, False, MOST),  # more than 2³¹ elements
-        (8, 3136, 128, 784, 5, False, (BF16,)),
     ]
     for batch, n, c, clusters, k, masked, dtypes in shapes:
         mask = flags(batch, n) if masked else None
