@@ -122,8 +122,8 @@ class DynFocusConnector(nn.Module):
     their cones before them.
 
     Token counts are Python ints, known before anything runs (`plans`), and every other number stays on its device: a
-    forward pass neither waits for a GPU nor copies to it, so that a CUDA graph can capture the whole of it. The
-    exceptions are temporal="kmeans", whose empty events are looked for, and whatever an op's reference does.
+    forward pass does not wait for a GPU, and in a CUDA graph, which can capture the whole of it, copies nothing to it.
+    The exceptions are temporal="kmeans", whose empty events are looked for, and whatever an op's reference does.
 
     Args:
         channels: C of the patch features.
