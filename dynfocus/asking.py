@@ -29,7 +29,7 @@ class VideoEvent:
         frame: the frame that stands for it, by its place in the file.
         seconds: when that frame is shown.
         score: how much the model wants to look closely at it, on [0, 1].
-        is_key: whether it does, that is, whether `frame` is a key frame.
+        is_key: whether it does, that is, whether one of its frames is a key frame.
         spans: (start, end) seconds of each unbroken run of its frames.
     """
 
@@ -41,33 +41,46 @@ class VideoEvent:
 
 
 @dataclass(frozen=True)
+class KeyFrame:
+    """A frame that the model looked closely at: the one that stands for its event, where the scores choose.
+
+    Attributes:
+        frame: its place in the file.
+        seconds: when it is shown.
+        event: the number of its event.
+    """
+
+    frame: int
+    seconds: float
+    event: int
+
+
+@dataclass(frozen=True)
 class VideoAnswer:
     """An answer, and what it was drawn from.
 
     Attributes:
         answer: the language model's words.
-        events: in the order of time.
+        events, key_frames: in the order of time.
         plan: the visual tokens, by kind.
         patches_per_frame: what every frame would cost if each patch of the vision tower were a token.
         seconds: wall time of each of `STAGES`; the first three are shared by all questions about the video.
         clip: the frames the model saw.
         assignment: int64 [T], the event of each of them.
-        rods_attention: fp32 [T, rows, columns], how much the rods looked at each patch (sums to 1 per frame).
+        rods_attention: fp32 [T, rows, columns], how much the rods looked at each patch (sums to 1 per frame); None of
+            a model without rods.
     """
 
     question: str
     answer: str
     events: list[VideoEvent]
+    key_frames: list[KeyFrame]
     plan: TokenPlan
     patches_per_frame: int
     seconds: dict[str, float]
     clip: VideoClip = field(repr=False)
     assignment: NDArray[np.int64] = field(repr=False)
-    rods_attention: NDArray[np.float32] = field(repr=False)
-
-    @property
-    def key_frames(self) -> list[VideoEvent]:
-        return [event for event in self.events if event.is_key]
+    rods_attention: NDArray[np.float32] | None = field(repr=False)
 
     @property
     def dense_tokens(self) -> int:
@@ -80,7 +93,7 @@ class VideoAnswer:
             "video": self.clip.path,
             "question": self.question,
             "answer": self.answer,
-            "key_frames": [{"frame": event.frame, "seconds": event.seconds} for event in self.key_frames],
+            "key_frames": [{"frame": key.frame, "seconds": key.seconds} for key in self.key_frames],
             "events": [
                 {
                     "frame": event.frame,
@@ -125,7 +138,8 @@ class VideoAsker:
         max_new_tokens: int = 64,
         progress: Callable[[str], None] = lambda stage: None,
     ) -> list[VideoAnswer]:
-        """Answers each question, greedily; the video is decoded and passes the vision tower once.
+        """Answers each question, greedily; the video is decoded and passes the vision tower once. Key frames that are
+        chosen at random are the same for all questions.
 
         Args:
             video: what `dynfocus.video_reading.read_video` reads.
@@ -160,9 +174,10 @@ class VideoAsker:
             pixels = prepared.pop("pixel_values_videos").to(self.model.device, self.model.dtype)
             features = self.model.encode_patches(pixels)
         answers = []
+        seed = int(torch.randint(2**63 - 1, ()))
         for question, encoded in zip(questions, inputs, strict=True):
             seconds["connector"] = seconds["language_model"] = 0.0
-            with stage("connector"):
+            with stage("connector"), self._random_numbers(seed):
                 encoding = self._encode(features, encoded)
             with stage("language_model"):
                 answer = self._generate(encoded, encoding, max_new_tokens)
@@ -212,7 +227,17 @@ class VideoAsker:
     def _encode(self, features: torch.Tensor, inputs: dict[str, torch.Tensor]) -> VideoEncoding:
         in_text = self.processor.tokenizer.model_input_names
         visual = {name: value.to(self.model.device) for name, value in inputs.items() if name not in in_text}
-        return self.model.get_video_features(video_features=features, output_attentions=True, **visual)
+        return self.model.get_video_features(
+            video_features=features, output_attentions=self.model.config.rods, **visual
+        )
+
+    @contextmanager
+    def _random_numbers(self, seed: int) -> Iterator[None]:
+        """Those that follow from `seed`; what comes after goes on where it was."""
+        device = self.model.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
 
     def _generate(self, inputs: dict[str, torch.Tensor], encoding: VideoEncoding, max_new_tokens: int) -> str:
         input_ids = inputs["input_ids"].to(self.model.device)
@@ -228,35 +253,42 @@ class VideoAsker:
     def _explain(
         self, question: str, answer: str, clip: VideoClip, encoding: VideoEncoding, seconds: dict[str, float]
     ) -> VideoAnswer:
-        assert encoding.rods_attention is not None  # It was asked for.
-        plan, attention = encoding.plans[0], encoding.rods_attention[0].float().cpu().numpy()
         assignment = encoding.assignment[0].cpu().numpy()
-        key_frames = set(encoding.key_frames[0].tolist())
+        key_frames = [
+            KeyFrame(int(clip.frame_indices[frame]), float(clip.timestamps[frame]), int(assignment[frame]))
+            for frame in encoding.key_frames[0].tolist()
+        ]
+        key_events = {key.event for key in key_frames}
         events = [
             VideoEvent(
                 frame=int(clip.frame_indices[frame]),
                 seconds=float(clip.timestamps[frame]),
                 score=score,
-                is_key=frame in key_frames,
+                is_key=number in key_events,
                 spans=_spans(assignment == number, clip),
             )
             for number, (frame, score) in enumerate(
                 zip(encoding.event_frames[0].tolist(), encoding.scores[0].tolist(), strict=True)
             )
         ]
-        size = self.processor.video_processor.size
-        columns = round((attention.shape[1] * size["width"] / size["height"]) ** 0.5)
         return VideoAnswer(
             question=question,
             answer=answer,
             events=events,
-            plan=plan,
-            patches_per_frame=attention.shape[1],
+            key_frames=key_frames,
+            plan=encoding.plans[0],
+            patches_per_frame=self.model.config.patches_per_frame,
             seconds=seconds,
             clip=clip,
             assignment=assignment,
-            rods_attention=attention.reshape(len(attention), -1, columns),
+            rods_attention=None if encoding.rods_attention is None else self._map(encoding.rods_attention[0]),
         )
+
+    def _map(self, attention: torch.Tensor) -> NDArray[np.float32]:
+        """[T, patches] → [T, rows, columns]."""
+        size = self.processor.video_processor.size
+        columns = round((attention.shape[1] * size["width"] / size["height"]) ** 0.5)
+        return attention.float().cpu().numpy().reshape(len(attention), -1, columns)
 
     def _now(self) -> float:
         if self.model.device.type == "cuda":

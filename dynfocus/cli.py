@@ -192,7 +192,7 @@ def _load(model: Path | None, device: str | None, progress: Callable[[str], None
 
 def _describe(answer: "VideoAnswer") -> str:
     plan, clip = answer.plan, answer.clip
-    times = ", ".join(f"{event.seconds:.2f} s (frame {event.frame})" for event in answer.key_frames)
+    times = ", ".join(f"{key.seconds:.2f} s (frame {key.frame})" for key in answer.key_frames)
     stages = ", ".join(f"{name.replace('_', ' ')} {seconds:.2f} s" for name, seconds in answer.seconds.items())
     lines = [
         f"Q: {answer.question}",

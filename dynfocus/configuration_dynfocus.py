@@ -52,11 +52,15 @@ class DynFocusConfig(PreTrainedConfig):
     spatial_group: str = "level"
     spatial_gate: str | None = None
     rods_source: str = "prototypes"
+    rods: bool = True
+    cones: str = "prototypes"
+    selection: str = "scores"
     scorer: str = "mlp"
     share_projector: bool = False
     sigma: float = 0.1
     num_samples: int = 500
     selection_gradient: str = "full"
+    antithetic: bool = False
     max_visual_tokens: int = 2048
     initializer_range: float = 0.02
 
@@ -71,12 +75,17 @@ class DynFocusConfig(PreTrainedConfig):
         image, patch = self.vision_config.image_size, self.vision_config.patch_size
         if not isinstance(image, int) or not isinstance(patch, int):
             raise ValueError(f"vision_config has image_size {image} and patch_size {patch} but frames must be square")
-        patches, (num_clusters, k) = (image // patch) ** 2, settings.spatial_levels[0]
+        patches, (num_clusters, k) = self.patches_per_frame, settings.spatial_levels[0]
         if max(num_clusters, k) > patches:
             raise ValueError(
                 f"spatial_levels begins with ({num_clusters}, {k}) but may ask for no more than "
                 f"the tower's {patches} patches"
             )
+
+    @property
+    def patches_per_frame(self) -> int:
+        """Patches of the vision tower, without a class token."""
+        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
 
     def connector_settings(self) -> ConnectorSettings:
         """The connector's share of this configuration, checked."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import dynfocus_ops
 from dynfocus.cooperative_encoding import Projectors, Rods, SpatialPrototypes
 from dynfocus.event_prototypes import EventPrototypes
-from dynfocus.token_budget import TokenPlan, plan_tokens
+from dynfocus.token_budget import RODS_TOKENS, TokenPlan, plan_tokens
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,16 @@ class ConnectorSettings:
     spatial_levels: (num_clusters, k) of each level.
     spatial_group: "level" | "tree". spatial_gate: None | "softmax" | "sigmoid".
     rods_source: the rods look at the spatial "prototypes" G_t (the paper's) | at all "patches".
+    rods: whether every frame has its two rods tokens; without them a video is the cones of its key frames.
+    cones: a key frame's "prototypes" (the paper's) | the "average" of its event tokens and that of its spatial
+    prototypes, two tokens | "none", then all frames have rods alone and key frames are only reported.
+    selection: which K frames are key: by "scores" (the paper's) | "uniform", the middles of K equal stretches |
+    "random", each time anew and in evaluation too, from torch's default generator. Of the latter two the event
+    tokens are the frame's own pooled patches.
     scorer: "mlp" | "predictor_lg". share_projector: one projector for cones and the average token, and a linear
     layer for the text-modulated one, as in the released code.
-    sigma, num_samples, selection_gradient: of the perturbed maximum.
+    sigma, num_samples, antithetic: of the perturbed maximum. selection_gradient: "full" | "diagonal" | "none", the
+    hard top-K in training too, of which the scorer learns nothing.
     max_visual_tokens: no video costs more; K, then L, shrink to keep it.
     """
 
@@ -41,11 +48,15 @@ class ConnectorSettings:
     spatial_group: str = "level"
     spatial_gate: str | None = None
     rods_source: str = "prototypes"
+    rods: bool = True
+    cones: str = "prototypes"
+    selection: str = "scores"
     scorer: str = "mlp"
     share_projector: bool = False
     sigma: float = 0.1
     num_samples: int = 500
     selection_gradient: str = "full"
+    antithetic: bool = False
     max_visual_tokens: int = 2048
 
     def __post_init__(self) -> None:
@@ -60,6 +71,10 @@ class ConnectorSettings:
             raise ValueError(f"key_ratio is {self.key_ratio} but must be in (0, 1]")
         if not self.sigma > 0:
             raise ValueError(f"sigma is {self.sigma} but must be positive")
+        if self.antithetic and self.num_samples % 2:
+            raise ValueError(f"num_samples is {self.num_samples} but must be even with antithetic=True")
+        if self.cones == "none" and not self.rods:
+            raise ValueError("cones is 'none' but must be 'prototypes' or 'average' with rods=False: no token is left")
         if not self.spatial_levels or any(len(level) != 2 or min(level) < 1 for level in self.spatial_levels):
             raise ValueError(
                 f"spatial_levels is {self.spatial_levels} but must be pairs (num_clusters, k), each at least 1"
@@ -75,8 +90,20 @@ class ConnectorSettings:
 
     @property
     def fine_tokens(self) -> int:
-        """Tokens a key frame costs besides its rods: event tokens and spatial prototypes."""
-        return self.pool_size**2 + sum(num_clusters for num_clusters, _ in self.spatial_levels)
+        """Tokens a key frame costs besides its rods: event tokens and spatial prototypes, or an average of each."""
+        if self.cones == "prototypes":
+            return self.pool_size**2 + sum(num_clusters for num_clusters, _ in self.spatial_levels)
+        return 2 if self.cones == "average" else 0
+
+    @property
+    def rods_tokens(self) -> int:
+        """Tokens of every frame's rods."""
+        return RODS_TOKENS if self.rods else 0
+
+    @property
+    def scorer_learns(self) -> bool:
+        """Whether the visual tokens have a gradient with respect to the scores."""
+        return self.cones != "none" and self.selection == "scores" and self.selection_gradient != "none"
 
     def plan(self, num_frames: int, budget: int | None = None) -> TokenPlan:
         """The token counts of a video of `num_frames` frames within `budget` (max_visual_tokens unless given)."""
@@ -87,6 +114,7 @@ class ConnectorSettings:
             key_ratio=self.key_ratio,
             fine_tokens=self.fine_tokens,
             budget=budget,
+            rods_tokens=self.rods_tokens,
         )
 
 
@@ -96,8 +124,10 @@ _CHOICES = {
     "spatial_group": ("level", "tree"),
     "spatial_gate": (None, "softmax", "sigmoid"),
     "rods_source": ("prototypes", "patches"),
+    "cones": ("prototypes", "average", "none"),
+    "selection": ("scores", "uniform", "random"),
     "scorer": ("mlp", "predictor_lg"),
-    "selection_gradient": ("full", "diagonal"),
+    "selection_gradient": ("full", "diagonal", "none"),
 }
 
 
@@ -119,7 +149,8 @@ class DynFocusConnector(nn.Module):
     """The dynamic cooperative network of DynFocus (CVPR 2025, arXiv 2411.12355): DPE, then CCE, without transformers.
 
     O_t = b_t (U_fine ‖ U_coarse) + (1 − b_t) U_coarse: every frame has its two rods tokens, key frames have
-    their cones before them.
+    their cones before them. Settings leave out either; all weights exist all the same, so that those of one variant
+    load into any other.
 
     Token counts are Python ints, known before anything runs (`plans`), and every other number stays on its device: a
     forward pass does not wait for a GPU, and in a CUDA graph, which can capture the whole of it, copies nothing to it.
@@ -144,7 +175,9 @@ class DynFocusConnector(nn.Module):
             scorer=settings.scorer,
             sigma=settings.sigma,
             num_samples=settings.num_samples,
-            gradient=settings.selection_gradient,
+            gradient=settings.selection_gradient if settings.scorer_learns else "none",
+            antithetic=settings.antithetic,
+            selection=settings.selection,
         )
         self.spatial = SpatialPrototypes(settings.spatial_levels, settings.spatial_group, settings.spatial_gate)
         self.rods = Rods(channels, text_channels)
@@ -168,29 +201,41 @@ class DynFocusConnector(nn.Module):
         output_attention: also return where the rods looked.
 
         Raises:
-            ValueError: the plans do not add up to ΣT, or N is no square.
+            ValueError: the plans do not add up to ΣT, N is no square, or `output_attention` without rods.
         """
         if (total := sum(plan.num_frames for plan in plans)) != patches.shape[0]:
             raise ValueError(f"plans cover {total} frames but patches has {patches.shape[0]}")
         if round(patches.shape[1] ** 0.5) ** 2 != patches.shape[1]:
             raise ValueError(f"patches has {patches.shape[1]} patches a frame but must have a square number")
+        settings = self.settings
+        if output_attention and not settings.rods:
+            raise ValueError("output_attention is True but must be False with rods=False: there are no rods to look")
         events = self.events(patches, plans)
-        if self.settings.rods_source == "patches":
-            fine_spatial, _ = self.spatial(patches[events.key_index])
-            rods_tokens, assignments = patches, []
-        else:
-            rods_tokens, assignments = self.spatial(patches)
-            fine_spatial = rods_tokens[events.key_index]
-        fine = self.projectors.cones(events.event_tokens, fine_spatial)
-        coarse = self.projectors.rods(self.rods(rods_tokens, text, frame_text, text_mask))
-        tokens, _ = dynfocus_ops.pack_frame_tokens(fine, coarse, events.key_index)
+        of_all_frames = settings.rods and settings.rods_source == "prototypes"
+        visual, assignments = self.spatial(patches) if of_all_frames else (patches, [])
+        parts = []
+        if settings.cones != "none":
+            key_frames = visual[events.key_index]
+            parts.append(self._cones(events.event_tokens, key_frames if of_all_frames else self.spatial(key_frames)[0]))
+        if settings.rods:
+            parts.append(self.projectors.rods(self.rods(visual, text, frame_text, text_mask)))
+        if len(parts) == 2:
+            tokens, _ = dynfocus_ops.pack_frame_tokens(parts[0], parts[1], events.key_index)
+        else:  # one kind, its frames in time order already
+            tokens = parts[0].flatten(0, 1)
         attention = None
         if output_attention:
-            weights = self.rods.attention(rods_tokens, text, frame_text, text_mask)
+            weights = self.rods.attention(visual, text, frame_text, text_mask)
             attention = self.spatial.patch_weights(weights, assignments) if assignments else weights
         return ConnectorOutput(
             tokens, events.key_index, events.assignment, events.event_frames, events.scores, attention
         )
+
+    def _cones(self, event_tokens: Tensor, spatial_tokens: Tensor) -> Tensor:
+        """[K, P, C] and [K, M, C] → [K, fine_tokens, D]."""
+        if self.settings.cones == "average":
+            event_tokens, spatial_tokens = event_tokens.mean(1, keepdim=True), spatial_tokens.mean(1, keepdim=True)
+        return self.projectors.cones(event_tokens, spatial_tokens)
 
 
 def frame_rows(num_frames: Sequence[int], device: torch.device | None = None) -> Tensor:

@@ -18,7 +18,7 @@ class KeyEvents(NamedTuple):
     """What DPE finds in a batch of videos packed along dim 0, every part in the order of time."""
 
     key_index: Tensor  # [ΣK] int64, rows of the packed frames
-    event_tokens: Tensor  # [ΣK, P, C], the key frames' event prototypes h_t
+    event_tokens: Tensor  # [ΣK, P, C], the key frames' event prototypes h_t, or own pooled patches
     assignment: Tensor  # [ΣT] int64, event of each frame, numbered through the batch
     event_frames: Tensor  # [ΣL] int64, the frame that stands for each event
     scores: Tensor  # [ΣL] fp32, on [0, 1] within each video
@@ -31,6 +31,9 @@ class EventPrototypes(nn.Module):
     P_σ = E[argmax_P ⟨P, s + σZ⟩], through which the scorer learns from the language loss; whatever is indexed by
     frame uses the hard top-K of the clean scores, the same as in evaluation.
 
+    Key frames that are not chosen by their scores stand for no event: their tokens are their own pooled patches, and
+    events and scores are reported alone.
+
     Args:
         channels: C of the patch features.
         pool_size: frames are average-pooled to P = pool_size² patches before clustering.
@@ -38,7 +41,9 @@ class EventPrototypes(nn.Module):
         temporal: "dpc_knn" or "kmeans".
         temporal_scale: squared frame distances are divided by "patches" (P, the paper's) or "channels" (P · C).
         scorer: "mlp" or "predictor_lg".
-        sigma, num_samples, gradient: of `dynfocus_ops.perturbed_topk`. `sigma` may be changed during training.
+        sigma, num_samples, gradient, antithetic: of `dynfocus_ops.perturbed_topk`. `sigma` may be changed during
+            training. With gradient "none" training uses the hard top-K too.
+        selection: key frames by "scores", or "uniform" or "random" ones.
     """
 
     def __init__(
@@ -53,6 +58,8 @@ class EventPrototypes(nn.Module):
         sigma: float = 0.1,
         num_samples: int = 500,
         gradient: str = "full",
+        antithetic: bool = False,
+        selection: str = "scores",
     ):
         super().__init__()
         self.pool_size = pool_size
@@ -62,6 +69,8 @@ class EventPrototypes(nn.Module):
         self.sigma = sigma
         self.num_samples = num_samples
         self.gradient = gradient
+        self.antithetic = antithetic
+        self.selection = selection
         self.scorer = SCORERS[scorer](channels)
 
     def forward(self, patches: Tensor, plans: Sequence[TokenPlan]) -> KeyEvents:
@@ -76,10 +85,14 @@ class EventPrototypes(nn.Module):
         selected, event_tokens = [], []
         for rows, num_key_frames in _same_shaped(plans, patches.device):
             group_scores = min_max_scaled(self.scorer(prototypes[rows]))
-            chosen = _hard_topk(group_scores, num_key_frames)
-            selected.append(rows.gather(1, chosen).flatten())
-            event_tokens.append(self._select(prototypes[rows], group_scores, chosen).flatten(0, 1))
             scores = scores.index_put((rows,), group_scores)
+            if self.selection == "scores":
+                chosen = _hard_topk(group_scores, num_key_frames)
+                selected.append(rows.gather(1, chosen).flatten())
+                event_tokens.append(self._select(prototypes[rows], group_scores, chosen).flatten(0, 1))
+        if self.selection != "scores":
+            key_index = _frames_without_scores(self.selection, plans, patches.device)
+            return KeyEvents(key_index, frames[key_index], events.assignment, events.centers, scores)
         # Events are numbered by video and time, so sorting the groups' choices puts the batch in order.
         key_events, order = torch.cat(selected).sort()
         return KeyEvents(
@@ -101,10 +114,15 @@ class EventPrototypes(nn.Module):
 
     def _select(self, prototypes: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
         """Event tokens [V, K, P, C] of the chosen [V, K] among prototypes [V, L, P, C]."""
-        if not self.training:
+        if not self.training or self.gradient == "none":
             return prototypes[torch.arange(len(chosen), device=chosen.device).unsqueeze(1), chosen]
         indicators = dynfocus_ops.perturbed_topk(
-            scores, chosen.shape[1], num_samples=self.num_samples, sigma=self.sigma, grad=self.gradient
+            scores,
+            chosen.shape[1],
+            num_samples=self.num_samples,
+            sigma=self.sigma,
+            antithetic=self.antithetic,
+            grad=self.gradient,
         )
         return torch.einsum("vkl,vlpc->vkpc", indicators.to(prototypes.dtype), prototypes)
 
@@ -119,6 +137,20 @@ def _same_shaped(plans: Sequence[TokenPlan], device: torch.device) -> Iterator[t
     for (num_events, num_key_frames), first_events in groups.items():
         first = to_device(first_events, device).unsqueeze(1)
         yield first + torch.arange(num_events, device=device), num_key_frames
+
+
+def _frames_without_scores(selection: str, plans: Sequence[TokenPlan], device: torch.device) -> Tensor:
+    """[ΣK] int64: rows of K frames of each video, "uniform" (the middles of K equal stretches) or "random" ones."""
+    chosen, first_frame = [], 0
+    for plan in plans:
+        length, count = plan.num_frames, plan.num_key_frames
+        if selection == "uniform":
+            frames = (2 * torch.arange(count, device=device) + 1) * length // (2 * count)
+        else:
+            frames = torch.randperm(length, device=device)[:count].sort().values
+        chosen.append(frames + first_frame)
+        first_frame += length
+    return torch.cat(chosen)
 
 
 def _hard_topk(scores: Tensor, k: int) -> Tensor:

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from dynfocus.asking import VideoAnswer, VideoEvent
+from dynfocus.asking import KeyFrame, VideoAnswer
 from dynfocus.plot_text import TEXT_SIZE, TITLE_SIZE, clock, count, facts_line, file_line, wrap
+from dynfocus.video_reading import VideoClip
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without the palest and black.
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -44,19 +45,21 @@ def draw_answers(answers: Sequence[VideoAnswer]) -> Figure:
     """A figure of the answers to one or more questions about one video.
 
     Events and key frames follow from the pixels alone and are drawn once; the rods' attention follows from the
-    question and has a strip for each.
+    question and has a strip for each, unless the model has no rods.
 
     Raises:
         ValueError: no answers, or answers about different videos.
     """
     if not answers:
         raise ValueError("answers is empty, must hold at least one")
-    if any(answer.clip is not answers[0].clip or answer.events != answers[0].events for answer in answers):
-        raise ValueError("answers are about different videos, must be about one")
     first = answers[0]
+    if any(answer.clip is not first.clip or answer.events != first.events for answer in answers):
+        raise ValueError("answers are about different videos, must be about one")
+    if any(answer.key_frames != first.key_frames for answer in answers):
+        raise ValueError("answers have different key frames, must have the same: ask the questions together")
     aspect = first.clip.frames.shape[2] / first.clip.frames.shape[1]
     strip = _Strip(first.clip.duration, first.clip.timestamps, aspect)
-    shown, key_height = _key_frames_that_fit(first.key_frames, aspect)
+    shown, key_height = _key_frames_that_fit(first, aspect)
     texts = [
         (wrap("Q  ", answer.question, _INNER), wrap("A  ", answer.answer or "(no words)", _INNER, weight="bold"))
         for answer in answers
@@ -64,7 +67,10 @@ def draw_answers(answers: Sequence[VideoAnswer]) -> Figure:
 
     below_keys, events_height, budget_height = 0.35, 0.75, 1.05
     upper = 0.75 + key_height + below_keys + strip.height + 0.1 + events_height + budget_height
-    lower = sum((len(question) + len(answer)) * _LINE + 0.55 + strip.height for question, answer in texts)
+    attended = [answer.rods_attention for answer in answers if answer.rods_attention is not None]
+    lower = (
+        sum((len(question) + len(answer)) * _LINE + 0.55 for question, answer in texts) + len(attended) * strip.height
+    )
     page = _Page(upper + lower + 0.75)
 
     page.text(file_line(first, _INNER), size=TITLE_SIZE, weight="bold")
@@ -79,7 +85,7 @@ def draw_answers(answers: Sequence[VideoAnswer]) -> Figure:
     _draw_events(page.axes(0.28), first)
     page.skip(events_height - 0.28)
     _draw_budget(page, first)
-    strongest = max(float(answer.rods_attention.max()) for answer in answers)
+    strongest = max((float(attention.max()) for attention in attended), default=1.0)
     for answer, (question, reply) in zip(answers, texts, strict=True):
         page.skip(0.2)
         for line in question:
@@ -87,9 +93,10 @@ def draw_answers(answers: Sequence[VideoAnswer]) -> Figure:
         for line in reply:
             page.text(line, size=TEXT_SIZE, weight="bold")
         page.skip(0.1)
-        strip.draw_attention(page.axes(strip.height), answer, strongest)
+        if answer.rods_attention is not None:
+            strip.draw_attention(page.axes(strip.height), first.clip, answer.rods_attention / strongest)
         page.skip(0.25)
-    _draw_legend(page)
+    _draw_legend(page, bool(attended))
     return page.figure
 
 
@@ -141,12 +148,11 @@ class _Strip:
         axes.set(xlim=(0, self.duration), ylim=(0, 1))
         axes.axis("off")
 
-    def draw_attention(self, axes: Axes, answer: VideoAnswer, strongest: float) -> None:
-        """The frames in grey under the attention of the rods; brightest where it is `strongest`."""
-        grey = [answer.clip.frames[index].mean(-1) for index in self.frames]
+    def draw_attention(self, axes: Axes, clip: VideoClip, attention: NDArray[np.float32]) -> None:
+        """The frames in grey under the attention of the rods [T, rows, columns]; brightest where it is 1."""
+        grey = [clip.frames[index].mean(-1) for index in self.frames]
         self.draw(axes, grey, cmap="gray", vmin=0, vmax=320)
-        heat = [answer.rods_attention[index] / strongest for index in self.frames]
-        for middle, weights in zip(self.middles, heat, strict=True):
+        for middle, weights in zip(self.middles, attention[self.frames], strict=True):
             half = self.frame_width / 2
             extent = (middle - half, middle + half, 0, 1)
             # Weak attention is transparent: the frame must stay readable under it.
@@ -157,13 +163,13 @@ class _Strip:
         axes.set(xlim=(0, self.duration), ylim=(0, 1))
 
 
-def _key_frames_that_fit(events: list[VideoEvent], aspect: float) -> tuple[list[VideoEvent], float]:
+def _key_frames_that_fit(answer: VideoAnswer, aspect: float) -> tuple[list[KeyFrame], float]:
     """As many of the best-scored key frames as fit in one row, in the order of time, and the height to show them at."""
-    wanted = min(len(events), 8)
+    wanted = min(len(answer.key_frames), 8)
     height = float(np.clip((_INNER / wanted - _GAP) / aspect, min(0.8, _INNER / aspect), 1.5))
     room = max(1, int((_INNER + _GAP) / _key_frame_step(height * aspect)))
-    best = sorted(events, key=lambda event: -event.score)[:room]
-    return sorted(best, key=lambda event: event.seconds), height
+    best = sorted(answer.key_frames, key=lambda key: -answer.events[key.event].score)[:room]
+    return sorted(best, key=lambda key: key.seconds), height
 
 
 def _key_frame_step(width: float) -> float:
@@ -172,37 +178,37 @@ def _key_frame_step(width: float) -> float:
 
 
 def _draw_key_frames(
-    page: _Page, answer: VideoAnswer, shown: list[VideoEvent], height: float, aspect: float
+    page: _Page, answer: VideoAnswer, shown: list[KeyFrame], height: float, aspect: float
 ) -> list[Axes]:
     width = height * aspect
     # Each stands above its moment, or as near to it as its neighbours and the margins let it.
-    left = [event.seconds / max(answer.clip.duration, 1e-3) * _INNER - width / 2 for event in shown]
+    left = [key.seconds / max(answer.clip.duration, 1e-3) * _INNER - width / 2 for key in shown]
     for place in range(len(left)):
         left[place] = max(left[place], left[place - 1] + _key_frame_step(width) if place else 0.0)
     for place in reversed(range(len(left))):
         limit = left[place + 1] - _key_frame_step(width) if place + 1 < len(left) else _INNER - width
         left[place] = min(left[place], limit)
     drawn = []
-    for event, offset in zip(shown, left, strict=True):
+    for key, offset in zip(shown, left, strict=True):
         axes = page.axes(height, left=offset, width=width)
-        index = int(np.searchsorted(answer.clip.frame_indices, event.frame))
+        index = int(np.searchsorted(answer.clip.frame_indices, key.frame))
         axes.imshow(answer.clip.frames[index], aspect="auto")
         axes.set(xticks=[], yticks=[])
-        axes.set_title(clock(event.seconds, answer.clip.duration), fontsize=10, color=_INK, pad=4)
+        axes.set_title(clock(key.seconds, answer.clip.duration), fontsize=10, color=_INK, pad=4)
         for spine in axes.spines.values():
-            spine.set(color=_color(answer, event), linewidth=3)
+            spine.set(color=_color(key.event), linewidth=3)
         drawn.append(axes)
     page.skip(height)
     return drawn
 
 
-def _connect(page: _Page, key_axes: list[Axes], strip: Axes, answer: VideoAnswer, shown: list[VideoEvent]) -> None:
+def _connect(page: _Page, key_axes: list[Axes], strip: Axes, answer: VideoAnswer, shown: list[KeyFrame]) -> None:
     """A line from every enlarged key frame to its moment on the strip."""
     box = strip.get_position()
-    for axes, event in zip(key_axes, shown, strict=True):
+    for axes, key in zip(key_axes, shown, strict=True):
         frame = axes.get_position()
-        x = [(frame.x0 + frame.x1) / 2, box.x0 + box.width * event.seconds / max(answer.clip.duration, 1e-3)]
-        page.figure.add_artist(Line2D(x, [frame.y0, box.y1], color=_color(answer, event), linewidth=1.3))
+        x = [(frame.x0 + frame.x1) / 2, box.x0 + box.width * key.seconds / max(answer.clip.duration, 1e-3)]
+        page.figure.add_artist(Line2D(x, [frame.y0, box.y1], color=_color(key.event), linewidth=1.3))
 
 
 def _draw_events(axes: Axes, answer: VideoAnswer) -> None:
@@ -210,12 +216,12 @@ def _draw_events(axes: Axes, answer: VideoAnswer) -> None:
     duration = max(answer.clip.duration, 1e-3)
     for number, event in enumerate(answer.events):
         for start, end in event.spans:
-            axes.axvspan(start, end, color=_color(answer, event), alpha=0.9 if event.is_key else 0.3, linewidth=0)
+            axes.axvspan(start, end, color=_color(number), alpha=0.9 if event.is_key else 0.3, linewidth=0)
             label = str(number + 1)
             if (end - start) / duration * _INNER > 0.12 * len(label) + 0.05:
                 ink = _PAPER if event.is_key else _INK
                 axes.text((start + end) / 2, 0.46, label, ha="center", va="center", fontsize=8, color=ink)
-    keys = [event.seconds for event in answer.key_frames]
+    keys = [key.seconds for key in answer.key_frames]
     axes.plot(keys, np.full(len(keys), 1.0), "v", color=_INK, markersize=6, clip_on=False)
     axes.set(xlim=(0, duration), ylim=(0, 1), yticks=[])
     step = next((step for step in _TICKS if duration / step <= 10), duration / 10)
@@ -250,15 +256,16 @@ def _draw_budget(page: _Page, answer: VideoAnswer) -> None:
     page.text(f"■ rods: {plan.rods_tokens:,} for {count(plan.num_frames, 'frame')}", size=9, color=_RODS, left=3.2)
 
 
-def _draw_legend(page: _Page) -> None:
-    page.text("Where the rods looked:  least", size=9, color=_FAINT)
-    axes = page.axes(0.12, left=2.15, width=1.2)
-    axes.set_position(_shifted(axes, page, -0.115))
-    axes.imshow(np.linspace(0, 1, 64)[None], aspect="auto", cmap=_HEAT)
-    axes.axis("off")
-    page.skip(-_LINE)
-    page.text("most", size=9, color=_FAINT, left=3.45)
-    page.skip(-_LINE)
+def _draw_legend(page: _Page, has_attention: bool) -> None:
+    if has_attention:
+        page.text("Where the rods looked:  least", size=9, color=_FAINT)
+        axes = page.axes(0.12, left=2.15, width=1.2)
+        axes.set_position(_shifted(axes, page, -0.115))
+        axes.imshow(np.linspace(0, 1, 64)[None], aspect="auto", cmap=_HEAT)
+        axes.axis("off")
+        page.skip(-_LINE)
+        page.text("most", size=9, color=_FAINT, left=3.45)
+        page.skip(-_LINE)
     key = "▼ key frame     pale: event without one     numbers: events in the order of time"
     page.text(key, size=9, color=_FAINT, left=4.6)
 
@@ -268,5 +275,5 @@ def _shifted(axes: Axes, page: _Page, down: float) -> tuple[float, float, float,
     return box.x0, box.y0 - down / page.height, box.width, box.height
 
 
-def _color(answer: VideoAnswer, event: VideoEvent) -> str:
-    return _PALETTE[answer.events.index(event) % len(_PALETTE)]
+def _color(event: int) -> str:
+    return _PALETTE[event % len(_PALETTE)]

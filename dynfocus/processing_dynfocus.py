@@ -13,7 +13,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from dynfocus.configuration_dynfocus import DynFocusConfig
 from dynfocus.errors import DynFocusError
-from dynfocus.token_budget import TokenPlan, max_frames_to_sample, plan_tokens
+from dynfocus.token_budget import RODS_TOKENS, TokenPlan, max_frames_to_sample, plan_tokens
 from dynfocus.video_processing_dynfocus import DynFocusVideoProcessor
 from dynfocus.visual_placeholders import (
     IMAGE,
@@ -47,9 +47,9 @@ class DynFocusProcessor(ProcessorMixin):
         video_processor, tokenizer, qformer_tokenizer: a `DynFocusVideoProcessor`, the language model's tokenizer
             (gets the token `<video>` if it has none) and the Q-Former's.
         chat_template: of the language model, see `dynfocus.chat_templates`.
-        num_events, key_ratio, fine_tokens, max_visual_tokens: must be those of the model's configuration, see
-            `ConnectorSettings`; `from_components` copies them. max_visual_tokens holds per sample: its
-            videos share it evenly.
+        num_events, key_ratio, fine_tokens, rods_tokens, max_visual_tokens: must be those of the model's
+            configuration, see `ConnectorSettings`; `from_components` copies them. max_visual_tokens holds per
+            sample: its videos share it evenly.
         max_question_tokens: the longest question the Q-Former takes.
     """
 
@@ -67,13 +67,17 @@ class DynFocusProcessor(ProcessorMixin):
         fine_tokens: int = 38,
         max_visual_tokens: int = 2048,
         max_question_tokens: int = 256,
+        rods_tokens: int = RODS_TOKENS,
     ):
+        if rods_tokens not in (0, RODS_TOKENS):
+            raise ValueError(f"rods_tokens is {rods_tokens} but must be {RODS_TOKENS}, or 0 without rods")
         super().__init__(video_processor, tokenizer, qformer_tokenizer, chat_template=chat_template)
         if self.video_token not in tokenizer.get_vocab():
             tokenizer.add_tokens([self.video_token], special_tokens=True)
         self.num_events = num_events
         self.key_ratio = key_ratio
         self.fine_tokens = fine_tokens
+        self.rods_tokens = rods_tokens
         self.max_visual_tokens = max_visual_tokens
         self.max_question_tokens = max_question_tokens
 
@@ -91,6 +95,7 @@ class DynFocusProcessor(ProcessorMixin):
             num_events=settings.num_events,
             key_ratio=settings.key_ratio,
             fine_tokens=settings.fine_tokens,
+            rods_tokens=settings.rods_tokens,
             max_visual_tokens=settings.max_visual_tokens,
             max_question_tokens=min(256, config.qformer_config.max_position_embeddings),
         )
@@ -104,22 +109,28 @@ class DynFocusProcessor(ProcessorMixin):
             key_ratio=self.key_ratio,
             fine_tokens=self.fine_tokens,
             budget=budget,
+            rods_tokens=self.rods_tokens,
         )
 
     def max_sampled_frames(self, num_videos: int = 1) -> int:
-        """The most frames to sample from each of `num_videos` videos that share `max_visual_tokens`.
+        """The most frames to sample from each of `num_videos` videos that share `max_visual_tokens`; without rods,
+        whose number grows with the frames, `sys.maxsize`.
 
         Raises:
             DynFocusError: the budget does not pay for one frame of each.
         """
         budget = self.max_visual_tokens // num_videos
         most = max_frames_to_sample(
-            budget, num_events=self.num_events, key_ratio=self.key_ratio, fine_tokens=self.fine_tokens
+            budget,
+            num_events=self.num_events,
+            key_ratio=self.key_ratio,
+            fine_tokens=self.fine_tokens,
+            rods_tokens=self.rods_tokens,
         )
         if most < 1:
             raise DynFocusError(
                 f"max_visual_tokens is {self.max_visual_tokens}, shared by {num_videos} visuals of a sample, "
-                f"but must be at least {self.fine_tokens + 2} for each"
+                f"but must be at least {self.fine_tokens + self.rods_tokens} for each"
             )
         return most
 

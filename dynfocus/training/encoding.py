@@ -79,7 +79,8 @@ class SampleEncoder:
     def _most_turns(self, sample: Sample, repeats: bool) -> int:
         most = self.settings.max_turns or len(sample.turns)
         if repeats and sample.visuals:
-            payable = self.processor.max_visual_tokens // (self.processor.fine_tokens + 2) // len(sample.visuals)
+            cheapest = self.processor.fine_tokens + self.processor.rods_tokens
+            payable = self.processor.max_visual_tokens // cheapest // len(sample.visuals)
             most = min(most, max(1, payable))
         return most
 

@@ -17,6 +17,7 @@ from dynfocus.token_budget import max_frames_to_sample
 from dynfocus.training.recipe import Recipe
 from dynfocus.training.run import model_directory
 from dynfocus.training.trainable import add_lora, freeze
+from dynfocus.video_processing_dynfocus import DynFocusVideoProcessor
 
 GIB = 2**30
 _ATTENTION = "dynfocus_plan"
@@ -107,8 +108,14 @@ def _frames(recipe: Recipe, model: DynFocusForConditionalGeneration) -> int:
     settings, data = model.connector.settings, recipe.data
     budget = data.max_visual_tokens or settings.max_visual_tokens
     most = max_frames_to_sample(
-        budget, num_events=settings.num_events, key_ratio=settings.key_ratio, fine_tokens=settings.fine_tokens
+        budget,
+        num_events=settings.num_events,
+        key_ratio=settings.key_ratio,
+        fine_tokens=settings.fine_tokens,
+        rods_tokens=settings.rods_tokens,
     )
+    if not settings.rods:  # only the sampling bounds them; the processor's own settings are not read here
+        most = min(most, DynFocusVideoProcessor.max_frames)
     return max(1, min(most, data.num_frames or most, data.max_frames or most))
 
 

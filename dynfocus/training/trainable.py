@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dynfocus.connector import ConnectorSettings
 from dynfocus.errors import DynFocusError
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.training.recipe import LoraSettings, Recipe
@@ -39,13 +40,14 @@ def rate_of(name: str, learning_rates: Mapping[str, float]) -> float:
 
 
 def unused_parameters(model: DynFocusForConditionalGeneration) -> Iterator[str]:
-    """Names of the parameters that no forward pass of this configuration reads: distributed training would wait for
-    their gradients.
+    """Names of the parameters that get no gradient in this configuration: distributed training would wait for it.
 
     Between the tower's patches and the connector lie neither a last norm nor a pooling head; questions alone pass only
-    the Q-Former's text branch.
+    the Q-Former's text branch, and nothing but the rods reads them.
     """
-    by_frame = model.config.text_queries == "frame"
+    settings = model.config.connector_settings()
+    by_frame = settings.rods and model.config.text_queries == "frame"
+    idle = tuple(_idle_modules(settings))
     for name, _ in model.named_parameters():
         module, _, inner = name.partition(".")
         if module == "vision_tower":
@@ -54,8 +56,21 @@ def unused_parameters(model: DynFocusForConditionalGeneration) -> Iterator[str]:
         else:
             parts = ("query_tokens", "crossattention", "intermediate_query", "output_query")
             unused = not by_frame and any(part in name.split(".") for part in parts)
-        if unused:
+        if unused or name.startswith(idle):
             yield name
+
+
+def _idle_modules(settings: ConnectorSettings) -> Iterator[str]:
+    """Beginnings of the names of what these settings leave out, the Q-Former included."""
+    if not settings.scorer_learns:
+        yield "connector.events.scorer."
+    if not settings.rods:
+        yield from ("qformer.", "connector.rods.", "connector.projectors.coarse.", "connector.projectors.text.")
+    if settings.cones == "none":
+        if not settings.share_projector:
+            yield "connector.projectors.fine."
+        if settings.rods_source == "patches":
+            yield "connector.spatial."
 
 
 def set_precision(model: nn.Module, precision: str) -> None:

@@ -50,7 +50,10 @@ def test_what_is_said_about_the_frames(asker, video):
     assert [end for _, end in spans[:-1]] == [start for start, _ in spans[1:]]
     # The key events are those that the model scores best.
     scores = sorted((event.score for event in answer.events), reverse=True)
-    assert sorted((event.score for event in answer.key_frames), reverse=True) == scores[:3]
+    key_events = [answer.events[key.event] for key in answer.key_frames]
+    assert [event for event in answer.events if event.is_key] == key_events
+    assert [event.frame for event in key_events] == [key.frame for key in answer.key_frames]
+    assert sorted((event.score for event in key_events), reverse=True) == scores[:3]
 
 
 def test_tokens_add_up(asker, video):

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from dynfocus.asking import VideoAnswer, VideoEvent
+from dynfocus.asking import KeyFrame, VideoAnswer, VideoEvent
 from dynfocus.plotting import draw_answers, plot_answers
 from dynfocus.token_budget import TokenPlan
 from dynfocus.video_reading import VideoClip
@@ -46,8 +46,10 @@ def answers(
         )
     attention = rng.dirichlet(np.full(64, 0.3), num_frames).reshape(num_frames, 8, 8).astype(np.float32)
     plan = TokenPlan(num_frames, num_events, num_keys, 38)
+    keys = [KeyFrame(event.frame, event.seconds, number) for number, event in enumerate(events) if event.is_key]
     return [
-        VideoAnswer(question, "yellow", events, plan, 64, {}, clip, assignment, attention) for question in questions
+        VideoAnswer(question, "yellow", events, keys, plan, 64, {}, clip, assignment, attention)
+        for question in questions
     ]
 
 
