@@ -9,6 +9,7 @@ import torch
 from dynfocus.asking import STAGES, VideoAsker
 from dynfocus.errors import DynFocusError
 from dynfocus.loading import load_model
+from dynfocus.plotting import plot_answers
 from tests.model import tiny
 from tests.video.watermark import number_of, write_video
 
@@ -99,6 +100,39 @@ def test_questions_do_not_depend_on_each_other(asker, video):
     assert alone.events == together.events
     np.testing.assert_array_equal(alone.rods_attention, together.rods_attention)
     assert (other.rods_attention != together.rods_attention).any()
+
+
+def test_without_rods_there_is_no_attention(video):
+    model = tiny.model(rods=False)
+    asker = VideoAsker(model, tiny.processor(model.config, num_frames=12))
+    answer = asker.ask(video, "which came first", max_new_tokens=2)[0]
+    assert answer.rods_attention is None
+    assert (answer.plan.rods_tokens, answer.plan.num_tokens) == (0, 30)
+    assert answer.patches_per_frame == 16
+    assert plot_answers([answer])
+
+
+def test_key_frames_that_stand_for_no_event(video):
+    model = tiny.model(selection="uniform")
+    asker = VideoAsker(model, tiny.processor(model.config, num_frames=12))
+    answer = asker.ask(video, "which came first", max_new_tokens=2)[0]
+    places = [2, 6, 10]  # middles of thirds of 12 frames
+    assert [key.frame for key in answer.key_frames] == answer.clip.frame_indices[places].tolist()
+    assert [key.seconds for key in answer.key_frames] == answer.clip.timestamps[places].tolist()
+    assert [key.event for key in answer.key_frames] == answer.assignment[places].tolist()
+    key_events = {number for number, event in enumerate(answer.events) if event.is_key}
+    assert key_events == set(answer.assignment[places].tolist())
+
+
+def test_questions_asked_together_share_random_key_frames(video):
+    model = tiny.model(selection="random")
+    asker = VideoAsker(model, tiny.processor(model.config, num_frames=12))
+    torch.manual_seed(0)
+    asked = [asker.ask(video, ["which came first", "what shape is this"], max_new_tokens=2) for _ in range(5)]
+    for first, second in asked:
+        assert first.key_frames == second.key_frames
+    assert len({tuple(key.frame for key in first.key_frames) for first, _ in asked}) > 1
+    assert plot_answers(asked[0])
 
 
 def test_json_has_plain_types(asker, video):

@@ -1,6 +1,7 @@
 """The picture: valid, complete, and with nothing drawn over anything else, for videos of any length and shape."""
 
 import io
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -116,6 +117,15 @@ def test_one_strip_more_for_every_question():
     assert heights[1] - heights[0] > 1
 
 
+def test_no_attention_no_strip():
+    attended = answers(questions=["Who?", "Where?"])
+    plain = [replace(answer, rods_attention=None) for answer in attended]
+    figure, other = draw_answers(plain), draw_answers(attended)
+    assert len(other.axes) - len(figure.axes) == 3  # two strips and the legend's scale
+    assert other.get_figheight() - figure.get_figheight() > 0.5
+    assert not any("rods looked" in label.get_text() for label in figure.texts)
+
+
 def test_what_is_written():
     figure = draw_answers(answers(lost=7, questions=["What costs $5 and $6?"]))
     text = "\n".join(label.get_text() for label in figure.texts)
@@ -167,5 +177,8 @@ def test_scripts_without_a_font_make_no_noise(recwarn):
 def test_answers_about_different_videos():
     with pytest.raises(ValueError, match="different videos"):
         plot_answers([*answers(), *answers()])
+    with pytest.raises(ValueError, match="different key frames"):
+        first, second = answers(questions=["Who?", "Where?"])
+        plot_answers([first, replace(second, key_frames=second.key_frames[:3])])
     with pytest.raises(ValueError, match="empty"):
         plot_answers([])

@@ -11,6 +11,10 @@ OPTIONS = [
     {"temporal_scale": "channels", "scorer": "predictor_lg"},
     {"spatial_group": "tree", "spatial_gate": "softmax"},
     {"rods_source": "patches", "share_projector": True, "selection_gradient": "diagonal"},
+    {"cones": "average", "selection": "uniform"},
+    {"cones": "none", "selection": "random", "antithetic": True},
+    {"selection": "random"},
+    {"rods": False, "selection_gradient": "none"},
 ]
 
 
@@ -24,7 +28,7 @@ def run(mode: str, options: dict) -> torch.Tensor:
         text_mask = torch.ones(4, 5, dtype=torch.bool)
     with device_only():
         rows = frame_rows(lengths, patches.device)
-        output = connector(patches, plans, text, rows, text_mask, output_attention=True)
+        output = connector(patches, plans, text, rows, text_mask, output_attention=settings.rods)
         output.tokens.sum().backward()
     return output.tokens
 

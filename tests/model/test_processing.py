@@ -1,5 +1,7 @@
 """Processor and video processor: placeholders, budgets, questions, sampling, saving."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from transformers import AutoProcessor
 
 from dynfocus import DynFocusVideoProcessor
 from dynfocus.chat_templates import CHATML
+from dynfocus.errors import DynFocusError
 from dynfocus.video_reading import VideoClip
 from tests.model import tiny
 
@@ -84,6 +87,45 @@ def test_save_and_load(tmp_path, auto):
     first, second = processor(**arguments), loaded(**arguments)
     assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
     assert loaded.plan(11) == processor.plan(11) and loaded.chat_template == processor.chat_template
+
+
+def test_a_processor_saved_before_rods_could_be_left_out_counts_them(tmp_path):
+    processor = tiny.processor()
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "processor_config.json"
+    saved = json.loads(file.read_text())
+    assert saved.pop("rods_tokens") == 2
+    file.write_text(json.dumps(saved))
+    assert type(processor).from_pretrained(tmp_path).plan(11) == processor.plan(11)
+
+
+@pytest.mark.parametrize(
+    "variant, frames, tokens",
+    [
+        ({"rods": False}, [40, 40], 60),
+        ({"rods": False, "cones": "average"}, [40, 40], 12),
+        ({"cones": "none"}, [15] * 2, 60),
+    ],
+)
+def test_placeholders_without_rods_or_cones(variant, frames, tokens):
+    """30 tokens for each of two videos: three key frames of ten or two tokens, or fifteen frames' rods."""
+    processor = tiny.processor(tiny.config(max_visual_tokens=60, **variant), fps=None, max_frames=40)
+    inputs = processor(text="<video> <video> what?", videos=[clip(200), clip(200)], questions="what?")
+    assert inputs["num_frames"].tolist() == frames
+    assert int((inputs["input_ids"] == VIDEO_TOKEN).sum()) == tokens
+
+
+@pytest.mark.parametrize("variant, least", [({}, 12), ({"rods": False}, 10), ({"cones": "none"}, 2)])
+def test_a_budget_below_one_frame(variant, least):
+    processor = tiny.processor(tiny.config(max_visual_tokens=2 * least - 1, **variant))
+    with pytest.raises(DynFocusError, match=f"must be at least {least} for each"):
+        processor(text="<video> <video> what?", videos=[clip(9), clip(9)], questions="what?")
+
+
+def test_rods_have_two_tokens_or_none():
+    processor = tiny.processor()
+    with pytest.raises(ValueError, match="rods_tokens is 1 but must be 2, or 0 without rods"):
+        type(processor)(processor.video_processor, processor.tokenizer, processor.qformer_tokenizer, rods_tokens=1)
 
 
 def test_budget_is_shared_by_the_videos_of_a_sample():

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from dynfocus.connector import ConnectorSettings
@@ -34,6 +36,27 @@ def test_the_budget_is_used_and_the_ratio_kept():
     assert tight.num_key_frames == (1200 - 800) // 38 == 10
     assert tight.num_events == 12  # floor(10 / 0.8)
     assert tight.num_tokens + 38 > 1200
+
+
+def test_without_rods_any_number_of_frames_fits():
+    for num_frames in (1, 2, 25, 10**6):
+        assert plan(num_frames, 100, rods=False).num_tokens == min(38 * min(num_frames, 20), 38 * 2)
+    assert plan(10**6, rods=False).num_tokens == 20 * 38
+    options = {"num_events": 25, "key_ratio": 0.8, "fine_tokens": 38, "rods_tokens": 0}
+    assert max_frames_to_sample(38, **options) == max_frames_within(38, 38, 0) == sys.maxsize
+    assert max_frames_to_sample(37, **options) == max_frames_within(37, 38, 0) == 0
+    with pytest.raises(ValueError, match="budget is 37 visual tokens but must be at least 38, the cost of one frame"):
+        plan(1, 37, rods=False)
+
+
+def test_without_cones_key_frames_cost_nothing():
+    for num_frames in (1, 30, 50):
+        result, free = plan(num_frames, 100, cones="none"), plan(num_frames)
+        assert result.num_tokens == 2 * num_frames
+        assert (result.num_events, result.num_key_frames) == (free.num_events, free.num_key_frames)
+    with pytest.raises(ValueError, match="num_frames is 51 but must be at most 50"):
+        plan(51, 100, cones="none")
+    assert max_frames_to_sample(101, num_events=25, key_ratio=0.8, fine_tokens=0) == 50
 
 
 @pytest.mark.parametrize("ratio, expected", [(0.8, 20), (0.45, 12), (1.0, 25), (0.01, 1)])

@@ -108,6 +108,16 @@ def test_more_turns_than_the_budget_pays_for_are_left_out(media):
     assert visual_tokens(example) <= 128
 
 
+@pytest.mark.parametrize("variant, cost", [({"rods": False}, 10), ({"cones": "none"}, 2), ({"cones": "average"}, 4)])
+def test_as_many_questions_as_the_visual_tokens_pay_for(media, variant, cost):
+    processor = tiny.processor(tiny.config(max_visual_tokens=80, **variant), num_frames=8)
+    example = encode(
+        media, *[("<image> which shape?", "circle")], *TURNS[1:] * 30, processor=processor, max_tokens=2000
+    )
+    assert len(example["num_frames"]) == 80 // cost
+    assert visual_tokens(example) == 80
+
+
 def test_max_turns(media):
     assert learned(encode(media, *TURNS, max_turns=2)) == "red circle </s> circle </s>"
 

@@ -99,6 +99,13 @@ def test_the_longest_sample_is_planned(configuration, media):
     assert plan(material.recipe(configuration, media / "data.json", data={"max_frames": 9}), 1).frames == 9
 
 
+@pytest.mark.parametrize("variant, frames", [({"rods": False}, 512), ({"cones": "none"}, 64), ({}, 49)])
+def test_frames_without_rods_or_cones(media, tmp_path, variant, frames):
+    """128 tokens: rods alone pay for 64 frames; without rods only the sampling bounds them."""
+    tiny.config(**variant).save_pretrained(tmp_path)
+    assert plan(material.recipe(tmp_path, media / "data.json"), 1).frames == frames
+
+
 def test_what_cannot_be_planned_is_refused(configuration, media, tmp_path):
     with pytest.raises(DynFocusError, match="no such model directory"):
         plan(material.recipe(tmp_path, media / "data.json"), 1)
