@@ -119,6 +119,8 @@ def test_antithetic_reaches_the_op(monkeypatch, antithetic):
 
     monkeypatch.setattr(dynfocus_ops, "perturbed_topk", recorded)
     run(mode="train", antithetic=antithetic)
+    for unperturbed in ({"cones": "none"}, {"selection": "uniform"}, {"selection_gradient": "none"}):
+        run(mode="train", **unperturbed)
     assert given == [antithetic]
 
 
