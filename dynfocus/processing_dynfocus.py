@@ -151,13 +151,15 @@ class DynFocusProcessor(ProcessorMixin):
         """Args:
             images, videos: flat in the order of their placeholders, or one list per prompt; what transformers'
                 `load_image` and `DynFocusVideoProcessor.preprocess` take. A video may also be what the video
-                processor returned for it, to prepare it once for many questions.
+                processor returned for it, to prepare it once for many questions; with video_features in place of its
+                pixels, or with neither, the batch has what it has.
             text: one or a batch of prompts with `<video>` / `<image>` where the visuals stand.
             audio: must be None; transformers passes it.
             questions: what the Q-Former reads: one per prompt, or one per visual of each prompt. The prompt without
                 its placeholders unless given; `apply_chat_template` gives the user's last words.
             truncate_questions: cut a question longer than `max_question_tokens` at its start (training on found
                 data) instead of raising.
+            return_tensors: "pt", or None for lists of tokens; what belongs to visuals is tensors in any case.
             kwargs: video sampling settings (fps, num_frames, min_frames, max_frames, decode_size) and tokenizer
                 arguments, also as `videos_kwargs` and `text_kwargs`.
 
@@ -216,7 +218,9 @@ class DynFocusProcessor(ProcessorMixin):
             self._encode_visual(visual, None if image else next(next_metadata), num_visuals, sampling)
             for visual, image, num_visuals in zip(visuals, is_image, sharing, strict=True)
         ]
-        features = {name: _cat([one[name] for one in encoded]) for name in self.video_processor.model_input_names}
+        if any(one.keys() != encoded[0].keys() for one in encoded):
+            raise ValueError(f"videos have {[sorted(one) for one in encoded]} but must have the same entries")
+        features = {name: _cat([one[name] for one in encoded]) for name in encoded[0]}
         return {**features, "visual_token_budget": torch.tensor([self.max_visual_tokens // n for n in sharing])}
 
     def _encode_visual(self, visual, metadata, num_visuals: int, sampling: dict[str, Any]) -> BatchFeature:

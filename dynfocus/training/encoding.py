@@ -63,12 +63,13 @@ class SampleEncoder:
         frames = [self._frames(visual, source, num_visuals) for visual in sample.visuals]
         while True:
             inputs = self._inputs(turns, frames)
-            ids, marked = inputs.pop("input_ids")[0], torch.as_tensor(inputs.pop("assistant_masks")[0]).bool()
+            ids, marked = (torch.tensor(inputs.pop(name)[0]) for name in ("input_ids", "assistant_masks"))
+            marked = marked.bool()
             fitting = _whole_answers(marked, self.settings.max_tokens)
             if len(ids) <= self.settings.max_tokens or len(turns) == 1:
                 break
             turns = turns[: max(1, min(fitting, len(turns) - 1))]
-        ids, marked = torch.as_tensor(ids)[: self.settings.max_tokens], marked[: self.settings.max_tokens]
+        ids, marked = ids[: self.settings.max_tokens], marked[: self.settings.max_tokens]
         if not marked.any():
             raise BrokenSample(f"its first question leaves no room for an answer in {self.settings.max_tokens} tokens")
         inputs.pop("attention_mask")
@@ -100,7 +101,9 @@ class SampleEncoder:
 
     def _inputs(self, turns: Sequence[Turn], frames: Sequence[BatchFeature]) -> BatchFeature:
         """The conversation as the processor returns it; a visual is a video here, an image one of a single frame."""
-        visuals = [{"type": "video", "video": pixels} for pixels in frames]
+        # Without their pixels, which the processor would copy for every repetition.
+        counts = [BatchFeature({name: one[name] for name in ("num_frames", "frame_timestamps")}) for one in frames]
+        visuals = [{"type": "video", "video": one} for one in counts]
         conversation, questions = [], []
         for number, turn in enumerate(turns):
             upcoming = iter(visuals)
@@ -114,13 +117,15 @@ class SampleEncoder:
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,
-            processor_kwargs={"questions": [questions], "truncate_questions": True},
+            # transformers goes through tokens one by one to mark answers, which in a tensor takes long.
+            processor_kwargs={"questions": [questions], "truncate_questions": True, "return_tensors": None},
         )
 
 
 def _without_repeats(frames: Sequence[BatchFeature], repeats: int) -> dict[str, Tensor]:
     """Pixels of each visual once, and frame_index: which of them the frames of all its repetitions are."""
-    pixels = torch.cat([one["pixel_values_videos"] for one in frames])
+    pixels = [one["pixel_values_videos"] for one in frames]
+    pixels = pixels[0] if len(pixels) == 1 else torch.cat(pixels)  # which would copy one that is alone
     return {"pixel_values_videos": pixels, "frame_index": torch.arange(len(pixels)).repeat(repeats)}
 
 

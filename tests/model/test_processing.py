@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, BatchFeature
 
 from dynfocus import DynFocusVideoProcessor
 from dynfocus.chat_templates import CHATML
@@ -281,6 +281,19 @@ def test_casting_spares_the_timestamps():
     cast = inputs.to("cpu", torch.bfloat16)
     assert cast["pixel_values_videos"].dtype == torch.bfloat16
     assert cast["frame_timestamps"].tolist() == [1234.5, 1234.75, 1235.0]
+
+
+def test_a_prepared_video_may_have_features_or_nothing_in_place_of_pixels():
+    processor = tiny.processor(num_frames=8)
+    pixels = processor.video_processor(clip(9))
+    counts = BatchFeature({name: pixels[name] for name in ("num_frames", "frame_timestamps")})
+    features = BatchFeature({**counts, "video_features": torch.zeros(8, 17, 48)})
+    for prepared, others in ((counts, set()), (features, {"video_features"})):
+        inputs = processor(text="<video>", videos=prepared, questions="what?")
+        assert set(processor.model_input_names) - set(inputs) <= {"pixel_values_videos"}
+        assert set(inputs) - set(processor.model_input_names) == others
+    with pytest.raises(ValueError, match=r"videos have .* but must have the same entries"):
+        processor(text="<video> <video>", videos=[pixels, features], questions="what?")
 
 
 def test_assistant_mask_marks_the_answer():

@@ -65,6 +65,20 @@ def test_every_question_has_visual_tokens_of_its_own_and_reaches_the_qformer(med
     assert asked == ["what color is this?", "which shape?", TURNS[2][0]]
 
 
+def test_pixels_are_not_copied(media, monkeypatch):
+    processor, pixels = tiny.processor(num_frames=8), []
+    prepare = type(processor.video_processor).preprocess
+
+    def preprocess(*args, **options):
+        features = prepare(*args, **options)
+        pixels.append(features["pixel_values_videos"].data_ptr())
+        return features
+
+    monkeypatch.setattr(type(processor.video_processor), "preprocess", preprocess)
+    example = encode(media, *TURNS, visual="one.mp4", kind="video", processor=processor)
+    assert pixels == [example["pixel_values_videos"].data_ptr()]
+
+
 def test_visual_tokens_for_the_first_question_alone(media):
     example = encode(media, *TURNS, visual_turns="first")
     assert example["num_frames"].tolist() == [1]
