@@ -9,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from dynfocus.checkpoint_files import CheckpointFiles, read_json
+from dynfocus.configuration_dynfocus import DynFocusConfig
 from dynfocus.errors import DynFocusError
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.processing_dynfocus import DynFocusProcessor
@@ -24,6 +25,7 @@ def load_model(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    config: DynFocusConfig | None = None,
 ) -> tuple[DynFocusForConditionalGeneration, DynFocusProcessor]:
     """Model, in evaluation mode, and processor.
 
@@ -31,6 +33,7 @@ def load_model(
         model: a DynFocus directory; the embedded demo model unless given.
         device: as torch names them; the first GPU, if there is one, unless given.
         dtype: of the weights; as they were saved unless given.
+        config: in place of the directory's own; the processor counts tokens as it says.
 
     Raises:
         DynFocusError: the directory is missing, incomplete, damaged or holds another kind of model, or there is no
@@ -40,9 +43,9 @@ def load_model(
     place = _checked_device(device)
     check_model_directory(directory)
     try:
-        processor = DynFocusProcessor.from_pretrained(directory)
+        processor = load_processor(directory, config)
         loaded, report = DynFocusForConditionalGeneration.from_pretrained(
-            directory, dtype=dtype or "auto", output_loading_info=True
+            directory, config=config, dtype=dtype or "auto", output_loading_info=True
         )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise DynFocusError(f"{directory}: cannot be loaded: {_first_line(error)}") from error
@@ -53,6 +56,26 @@ def load_model(
             f"{directory}: {len(unexpected)} weights have no place in the model, such as {_some(unexpected)}"
         )
     return loaded.to(place).eval(), processor
+
+
+def load_processor(directory: Path, config: DynFocusConfig | None = None) -> DynFocusProcessor:
+    """The processor of a DynFocus directory, counting tokens as `config` says if that is given."""
+    processor = DynFocusProcessor.from_pretrained(directory)
+    if config is not None:
+        processor.count_tokens_as(config)
+    return processor
+
+
+def read_config(directory: Path) -> DynFocusConfig:
+    """The configuration of a DynFocus directory.
+
+    Raises:
+        DynFocusError: it is none.
+    """
+    try:
+        return DynFocusConfig.from_pretrained(directory)
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise DynFocusError(f"{directory}: cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 def check_model_directory(directory: Path) -> None:

@@ -86,19 +86,16 @@ class DynFocusProcessor(ProcessorMixin):
         cls, config: DynFocusConfig, video_processor, tokenizer, qformer_tokenizer, chat_template: str | None = None
     ) -> "DynFocusProcessor":
         """A processor whose token counts are those of a model with this configuration."""
+        longest = min(256, config.qformer_config.max_position_embeddings)
+        processor = cls(video_processor, tokenizer, qformer_tokenizer, chat_template, max_question_tokens=longest)
+        processor.count_tokens_as(config)
+        return processor
+
+    def count_tokens_as(self, config: DynFocusConfig) -> None:
+        """Takes the token settings of a model with this configuration."""
         settings = config.connector_settings()
-        return cls(
-            video_processor,
-            tokenizer,
-            qformer_tokenizer,
-            chat_template,
-            num_events=settings.num_events,
-            key_ratio=settings.key_ratio,
-            fine_tokens=settings.fine_tokens,
-            rods_tokens=settings.rods_tokens,
-            max_visual_tokens=settings.max_visual_tokens,
-            max_question_tokens=min(256, config.qformer_config.max_position_embeddings),
-        )
+        for name in _TOKEN_SETTINGS:
+            setattr(self, name, getattr(settings, name))
 
     def plan(self, num_frames: int, budget: int | None = None) -> TokenPlan:
         """The token counts of a video of `num_frames` frames."""
@@ -220,7 +217,7 @@ class DynFocusProcessor(ProcessorMixin):
         ]
         if any(one.keys() != encoded[0].keys() for one in encoded):
             raise ValueError(f"videos have {[sorted(one) for one in encoded]} but must have the same entries")
-        features = {name: _cat([one[name] for one in encoded]) for name in encoded[0]}
+        features = {name: joined([one[name] for one in encoded]) for name in encoded[0]}
         return {**features, "visual_token_budget": torch.tensor([self.max_visual_tokens // n for n in sharing])}
 
     def _encode_visual(self, visual, metadata, num_visuals: int, sampling: dict[str, Any]) -> BatchFeature:
@@ -312,6 +309,8 @@ class DynFocusProcessor(ProcessorMixin):
         ]
 
 
+# Of `ConnectorSettings`: how many tokens a video becomes.
+_TOKEN_SETTINGS = ("num_events", "key_ratio", "fine_tokens", "rods_tokens", "max_visual_tokens")
 _SAMPLING = ("fps", "num_frames", "min_frames", "max_frames", "decode_size")
 
 
@@ -325,7 +324,7 @@ def _sorted_out(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     return sampling, kwargs
 
 
-def _cat(tensors: list[torch.Tensor]) -> torch.Tensor:
+def joined(tensors: list[torch.Tensor]) -> torch.Tensor:
     """torch.cat, which would copy a tensor that is alone."""
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from dynfocus.loading import check_model_directory
-from dynfocus.processing_dynfocus import DynFocusProcessor
+from dynfocus.loading import check_model_directory, load_processor
 from dynfocus.training.dataset import BROKEN
 from dynfocus.training.encoding import IGNORED, SampleEncoder
 from dynfocus.training.mixture import Mixture, Source, open_source
 from dynfocus.training.recipe import Recipe
-from dynfocus.training.run import model_directory
+from dynfocus.training.run import model_config, model_directory
 from dynfocus.training.samples import BrokenSample, checked
 
 COUNTS = ("tokens", "visual tokens", "answer tokens", "frames", "turns cut")
@@ -53,7 +52,7 @@ def check_data(recipe: Recipe, samples: int | None = 200) -> list[SourceReport]:
     """
     directory = model_directory(recipe)
     check_model_directory(directory)
-    encoder = SampleEncoder(DynFocusProcessor.from_pretrained(directory), recipe.data)
+    encoder = SampleEncoder(load_processor(directory, model_config(recipe)), recipe.data)
     sources = [open_source(settings) for settings in recipe.data.sources]
     return [_check(source, encoder, recipe, samples) for source in sources]
 

@@ -10,7 +10,7 @@ from transformers import BatchFeature
 from transformers.image_utils import load_image
 
 from dynfocus.errors import DynFocusError
-from dynfocus.processing_dynfocus import DynFocusProcessor
+from dynfocus.processing_dynfocus import DynFocusProcessor, joined
 from dynfocus.training.mixture import Source
 from dynfocus.training.recipe import DataSettings
 from dynfocus.training.samples import BrokenSample, Sample, Turn, Visual, checked
@@ -124,8 +124,7 @@ class SampleEncoder:
 
 def _without_repeats(frames: Sequence[BatchFeature], repeats: int) -> dict[str, Tensor]:
     """Pixels of each visual once, and frame_index: which of them the frames of all its repetitions are."""
-    pixels = [one["pixel_values_videos"] for one in frames]
-    pixels = pixels[0] if len(pixels) == 1 else torch.cat(pixels)  # which would copy one that is alone
+    pixels = joined([one["pixel_values_videos"] for one in frames])
     return {"pixel_values_videos": pixels, "frame_index": torch.arange(len(pixels)).repeat(repeats)}
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from dynfocus.checkpoint_files import check_new_directory, new_directory, read_json
 from dynfocus.errors import DynFocusError
-from dynfocus.loading import load_model
+from dynfocus.loading import check_model_directory, load_model, read_config
+from dynfocus.training.connector_changes import CHANGES_FILE, with_changes
 
 
 def merge(adapter: Path | str, output: Path | str, model: Path | str | None = None) -> Path:
@@ -25,7 +26,10 @@ def merge(adapter: Path | str, output: Path | str, model: Path | str | None = No
     adapter, output = Path(adapter), Path(output)
     check_new_directory(output)
     settings = read_json(adapter / "adapter_config.json")
-    base, processor = load_model(model or settings["base_model_name_or_path"], device="cpu")
+    directory = Path(model or settings["base_model_name_or_path"])
+    check_model_directory(directory)
+    config = with_changes(read_config(directory), read_json(adapter / CHANGES_FILE))
+    base, processor = load_model(directory, device="cpu", config=config)
     try:
         merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
     except (OSError, RuntimeError, ValueError) as error:

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface
 
-from dynfocus.configuration_dynfocus import DynFocusConfig
 from dynfocus.errors import DynFocusError
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.token_budget import max_frames_to_sample
 from dynfocus.training.recipe import Recipe
-from dynfocus.training.run import model_directory
+from dynfocus.training.run import model_config
 from dynfocus.training.trainable import add_lora, freeze
 from dynfocus.video_processing_dynfocus import DynFocusVideoProcessor
 
@@ -74,7 +73,7 @@ def plan(recipe: Recipe, gpus: int) -> Plan:
             f"schedule.global_batch_size is {schedule.global_batch_size} but must be a multiple of "
             f"{schedule.batch_size * gpus}: {gpus} GPUs with schedule.batch_size {schedule.batch_size}"
         )
-    config = _config(recipe)
+    config = model_config(recipe)
     with torch.device("meta"):
         base = DynFocusForConditionalGeneration(config)
     freeze(base, recipe.learning_rates)
@@ -92,16 +91,6 @@ def plan(recipe: Recipe, gpus: int) -> Plan:
         flops=work.flops * accumulation * gpus,
         memory=tuple(_memory(model, recipe, gpus, work.activations)),
     )
-
-
-def _config(recipe: Recipe) -> DynFocusConfig:
-    directory = model_directory(recipe)
-    if not (directory / "config.json").is_file():
-        raise DynFocusError(f"{directory}: no such model directory; it needs a config.json, weights are not read")
-    try:
-        return DynFocusConfig.from_pretrained(directory)
-    except (OSError, ValueError, TypeError) as error:
-        raise DynFocusError(f"{directory}: cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 def _frames(recipe: Recipe, model: DynFocusForConditionalGeneration) -> int:

@@ -5,8 +5,9 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 
+from dynfocus.connector import ConnectorSettings
 from dynfocus.errors import DynFocusError
 from dynfocus.training.typed_yaml import from_mapping, parse_value, read_yaml
 
@@ -132,6 +133,14 @@ class LoraSettings:
             raise DynFocusError("lora.targets is empty; it must name linear layers of the language model")
 
 
+if TYPE_CHECKING:
+    ConnectorChanges = dict[str, Any]
+else:  # every field with its type
+    ConnectorChanges = TypedDict(
+        "ConnectorChanges", {**get_type_hints(ConnectorSettings), "text_queries": Literal["text", "frame"]}, total=False
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A training run.
@@ -139,6 +148,9 @@ class Recipe:
     model: a DynFocus directory, such as `dynfocus assemble` or an earlier stage made.
     learning_rates: module → rate. What is not named is frozen; the longest matching name decides, and 0 freezes a part
     of what is named, as in {qformer: 2e-5, connector: 2e-5, connector.rods: 0}.
+    connector: settings of the model's connector to change, as in {temporal: kmeans, num_events: 16}: any that leave
+    the weights' shapes, see `ConnectorSettings`, and text_queries; the saved model has them. While it trains, σ is that
+    of `selection`, and a sample's visuals share data.max_visual_tokens where that is given.
     precision: "bf16" holds frozen weights in bfloat16 and computes in it; trained weights stay in float32.
     save_every, keep: a checkpoint after so many steps, and how many of them are kept. log_every: in steps.
     report_to: "none", "tensorboard", "wandb", … as transformers names them.
@@ -150,6 +162,7 @@ class Recipe:
     schedule: ScheduleSettings
     output: str | None = None
     selection: SelectionSettings = dataclasses.field(default_factory=SelectionSettings)
+    connector: ConnectorChanges = dataclasses.field(default_factory=dict)
     lora: LoraSettings | None = None
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = True
@@ -166,6 +179,10 @@ class Recipe:
             raise DynFocusError("learning_rates trains nothing; at least one module must have a rate above 0")
         if self.lora is not None and not self.learning_rates.get("language_model"):
             raise DynFocusError("lora is given but learning_rates.language_model, the rate of its adapters, is not")
+        try:  # the defaults go with any one change; whether the model's own settings do is seen when it is read
+            ConnectorSettings(**{name: value for name, value in self.connector.items() if name != "text_queries"})
+        except ValueError as error:
+            raise DynFocusError(f"connector.{error}") from error
         for name in ("save_every", "keep", "log_every"):
             _positive(name, getattr(self, name))
         _not_negative("seed", self.seed)

@@ -14,12 +14,14 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations, is_deepspeed_zero3_enabled
 
+from dynfocus.configuration_dynfocus import DynFocusConfig
 from dynfocus.errors import DynFocusError
-from dynfocus.loading import check_model_directory, embedded_model, load_model
+from dynfocus.loading import check_model_directory, embedded_model, load_model, load_processor, read_config
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.output_files import check_directory
 from dynfocus.processing_dynfocus import DynFocusProcessor
 from dynfocus.training.collation import TrainingCollator
+from dynfocus.training.connector_changes import CHANGES_FILE, with_changes
 from dynfocus.training.dataset import BrokenSamples, TrainingDataset
 from dynfocus.training.encoding import SampleEncoder
 from dynfocus.training.mixture import Mixture, open_source
@@ -144,19 +146,34 @@ def model_directory(recipe: Recipe) -> Path:
     return embedded_model() if recipe.model == "demo" else Path(recipe.model)
 
 
-def load_for_training(recipe: Recipe) -> tuple[DynFocusForConditionalGeneration, DynFocusProcessor]:
-    """The recipe's model, in 4 bits for QLoRA, and its processor.
+def model_config(recipe: Recipe) -> DynFocusConfig:
+    """The model's configuration with the recipe's changes of its connector; no weights are read.
 
     Raises:
-        DynFocusError: the directory is no whole DynFocus model, or bitsandbytes is needed and not installed.
+        DynFocusError: there is none, or the changes do not fit it.
     """
     directory = model_directory(recipe)
-    if recipe.lora is None or not recipe.lora.quantize:
-        return load_model(directory, device="cpu")
-    settings = quantization()
+    if not (directory / "config.json").is_file():
+        raise DynFocusError(f"{directory}: no such model directory; it needs a config.json, weights are not read")
+    return with_changes(read_config(directory), recipe.connector)
+
+
+def load_for_training(recipe: Recipe) -> tuple[DynFocusForConditionalGeneration, DynFocusProcessor]:
+    """The recipe's model with its changes of the connector, in 4 bits for QLoRA, and its processor.
+
+    Raises:
+        DynFocusError: the directory is no whole DynFocus model, the changes do not fit it, or bitsandbytes is needed
+            and not installed.
+    """
+    directory = model_directory(recipe)
     check_model_directory(directory)
-    model = DynFocusForConditionalGeneration.from_pretrained(directory, quantization_config=settings)
-    return model, DynFocusProcessor.from_pretrained(directory)
+    config = model_config(recipe)
+    if recipe.lora is None or not recipe.lora.quantize:
+        return load_model(directory, device="cpu", config=config)
+    model = DynFocusForConditionalGeneration.from_pretrained(
+        directory, config=config, quantization_config=quantization()
+    )
+    return model, load_processor(directory, config)
 
 
 def prepare_model(base: DynFocusForConditionalGeneration, recipe: Recipe) -> nn.Module:
@@ -232,6 +249,8 @@ def _save(trainer: DynFocusTrainer, target: Path, dtype: torch.dtype) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(partial, state_dict=state)
         trainer.processing_class.save_pretrained(partial)
+        if trainer.recipe.lora is not None:  # an adapter has no configuration of the model
+            (partial / CHANGES_FILE).write_text(json.dumps(trainer.recipe.connector), encoding="utf-8")
         flush_to_disk(partial)
         partial.rename(target)
     trainer.accelerator.wait_for_everyone()

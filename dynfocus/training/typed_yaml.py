@@ -5,7 +5,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -60,7 +60,8 @@ def parse_value(text: str) -> Any:
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """An instance of the dataclass `cls`; nested dataclasses, tuples, dicts, unions and literals included.
+    """An instance of the dataclass `cls`; nested dataclasses, TypedDicts whose keys may all be missing, tuples, dicts,
+    unions and literals included.
 
     Args:
         where: how `values` is called in messages, such as "data.sources[2]"; nothing for the whole file.
@@ -105,7 +106,13 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return _convert(present[0], value, where)
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return from_mapping(kind, value, where)  # type: ignore[arg-type]
-    if origin is tuple and isinstance(value, list):
+    if typing.is_typeddict(kind) and isinstance(value, Mapping):
+        kinds = typing.get_type_hints(kind)
+        for key in value:
+            if key not in kinds:
+                raise unknown_key(_join(where, str(key)), str(key), kinds)
+        return {key: _convert(kinds[key], entry, _join(where, key)) for key, entry in value.items()}
+    if origin in (tuple, Sequence) and isinstance(value, list):
         return tuple(_convert(arguments[0], entry, f"{where}[{i}]") for i, entry in enumerate(value))
     if origin is dict and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _convert(arguments[1], entry, _join(where, key)) for key, entry in value.items()}
@@ -124,10 +131,12 @@ def _describe(kind: Any) -> str:
         return " or ".join("null" if option is type(None) else _describe(option) for option in arguments)
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         return f"a list, each entry {_describe(arguments[0])}"
     if origin is dict:
         return f"a mapping of names, each to {_describe(arguments[1])}"
     if dataclasses.is_dataclass(kind):
         return f"a mapping of {', '.join(field.name for field in dataclasses.fields(kind))}"
+    if typing.is_typeddict(kind):
+        return f"a mapping of {', '.join(typing.get_type_hints(kind))}"
     return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[kind]

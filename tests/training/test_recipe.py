@@ -63,6 +63,21 @@ def test_changes_on_the_command_line(tmp_path):
         ("model:", "lora: {rank: 4}\nmodel:", ["lora is given but learning_rates.language_model"]),
         ("batch_size: 2", "batch_size: 2, warmup: 3", ["schedule.warmup is 3.0 but must be at least 0 and below 1"]),
         ("model: ", "model: [", ["is not YAML"]),
+        ("model:", "connector: {event: 4}\nmodel:", ["connector.event is not a known key", "num_events"]),
+        (
+            "model:",
+            "connector: {num_events: few}\nmodel:",
+            ["connector.num_events is 'few' but must be a whole number"],
+        ),
+        (
+            "model:",
+            "connector: {num_events: 0}\nmodel:",
+            ["connector.num_events is 0 but must be an int of at least 1"],
+        ),
+        ("model:", "connector: {temporal: mean}\nmodel:", ["connector.temporal is 'mean'", "'dpc_knn', 'kmeans'"]),
+        ("model:", "connector: {text_queries: no}\nmodel:", ["connector.text_queries is False", "one of text, frame"]),
+        ("model:", "connector: {spatial_levels: [[4, x]]}\nmodel:", ["connector.spatial_levels[0][1] is 'x'"]),
+        ("model:", "connector: [temporal]\nmodel:", ["connector is ['temporal'] but must be a mapping of num_events"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -72,6 +87,15 @@ def test_what_is_wrong_is_named(tmp_path, old, new, complaints):
         loaded(tmp_path, GOOD.replace(old, new, 1))
     for complaint in complaints:
         assert complaint in str(error.value)
+
+
+def test_changes_of_the_connector(tmp_path):
+    changes = ["connector.temporal=kmeans", "connector.key_ratio=1", "connector.spatial_levels=[[9, 4], [2, 2]]"]
+    recipe = loaded(tmp_path, GOOD, *changes)
+    assert recipe.connector == {"temporal": "kmeans", "key_ratio": 1.0, "spatial_levels": ((9, 4), (2, 2))}
+    assert type(recipe.connector["key_ratio"]) is float
+    assert recipe.to_dict()["connector"]["spatial_levels"] == [[9, 4], [2, 2]]
+    assert loaded(tmp_path, GOOD).connector == {}
 
 
 @pytest.mark.parametrize("change", ["seed", "data.sources[3].path=x", "model.path=x", "data.sources[a].path=x"])
