@@ -139,7 +139,8 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
             qformer_input_ids, qformer_attention_mask: [V, L], the question each video is asked.
             frame_timestamps: [ΣT] seconds.
             visual_token_budget: [V] int64, in place of `config.max_visual_tokens`.
-            video_features: what `encode_patches` returned, in place of the pixels.
+            video_features: what `encode_patches` returned, in place of the pixels; of any dtype, such as float16 that
+                was kept on disk.
             frame_index: [ΣT] int64, the row of the pixels or features that each frame is, where several videos (or
                 questions about one) share frames: those pass the tower once.
             output_attentions: also return where the rods looked.
@@ -156,6 +157,8 @@ class DynFocusForConditionalGeneration(DynFocusPreTrainedModel, GenerationMixin)
             video_features = self.encode_patches(pixel_values_videos)
         elif video_features is None or pixel_values_videos is not None:
             raise ValueError("exactly one of pixel_values_videos and video_features must be given")
+        else:
+            video_features = video_features.to(self.vision_tower.dtype)
         if frame_index is not None:
             video_features = video_features[frame_index]
         if sum(lengths) != video_features.shape[0]:

@@ -1,6 +1,6 @@
 """Encoded samples become a batch that passes every part of the model, whatever is in it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dynfocus.processing_dynfocus import DynFocusProcessor
 from dynfocus.training.encoding import IGNORED
 
-_PER_FRAME_OR_VISUAL = ("pixel_values_videos", "num_frames", "frame_timestamps", "visual_token_budget")
+_PER_FRAME_OR_VISUAL = ("num_frames", "frame_timestamps", "visual_token_budget")
 _PER_QUESTION = ("qformer_input_ids", "qformer_attention_mask")
 
 
@@ -20,14 +20,20 @@ class TrainingCollator:
     A batch of text alone gets a black image behind the end of its first row, where attention and loss leave it out: all
     processes then run the same modules, and every trained weight has a gradient (here zero), without which processes
     that have a video in their batch would wait for those that have none.
+
+    Args:
+        encode: the vision tower, where samples have its features in place of pixels: the black image then has too.
     """
 
-    def __init__(self, processor: DynFocusProcessor):
+    def __init__(self, processor: DynFocusProcessor, encode: Callable[[Tensor], Tensor] | None = None):
         self.pad = processor.tokenizer.pad_token_id
         self.question_pad = processor.qformer_tokenizer.pad_token_id
         size = processor.video_processor.size
         black = np.zeros((size["height"], size["width"], 3), np.uint8)
         self.blank = {**processor(text="<image>", images=[black], questions=["image"]), "frame_index": torch.arange(1)}
+        self.frames = "pixel_values_videos" if encode is None else "video_features"
+        if encode is not None:
+            self.blank["video_features"] = encode(self.blank.pop("pixel_values_videos"))
         placeholder = processor.tokenizer.convert_tokens_to_ids(processor.video_token)
         self.blank_ids = self.blank["input_ids"][self.blank["input_ids"] == placeholder]
 
@@ -40,15 +46,15 @@ class TrainingCollator:
         if not visuals:
             visuals = [self.blank]
             rows[0] = torch.cat([rows[0], self.blank_ids])
-        pixels = [len(visual["pixel_values_videos"]) for visual in visuals]
-        first_row = [sum(pixels[:number]) for number in range(len(visuals))]
+        lengths = [len(visual[self.frames]) for visual in visuals]
+        first_row = [sum(lengths[:number]) for number in range(len(visuals))]
         frame_index = [visual["frame_index"] + row for visual, row in zip(visuals, first_row, strict=True)]
         return {
             "input_ids": pad_sequence(rows, True, self.pad),
             "attention_mask": _padded(attended, max(map(len, rows)), 0),
             "labels": _padded(labels, max(map(len, rows)), IGNORED),
             "frame_index": torch.cat(frame_index),
-            **{name: torch.cat([visual[name] for visual in visuals]) for name in _PER_FRAME_OR_VISUAL},
+            **{name: torch.cat([visual[name] for visual in visuals]) for name in (self.frames, *_PER_FRAME_OR_VISUAL)},
             **{name: self._questions(name, visuals) for name in _PER_QUESTION},
         }
 

@@ -11,6 +11,7 @@ from transformers.image_utils import load_image
 
 from dynfocus.errors import DynFocusError
 from dynfocus.processing_dynfocus import DynFocusProcessor, joined
+from dynfocus.training.features import FeatureFiles, SampledVisual
 from dynfocus.training.mixture import Source
 from dynfocus.training.recipe import DataSettings
 from dynfocus.training.samples import BrokenSample, Sample, Turn, Visual, checked
@@ -34,9 +35,12 @@ class SampleEncoder:
 
     Each visual takes its share of the processor's `max_visual_tokens`. Where every question has visual tokens of its
     own, a video is decoded once for all of them.
+
+    Args:
+        features: where the vision tower's features of every visual are, in place of its frames.
     """
 
-    def __init__(self, processor: DynFocusProcessor, settings: DataSettings):
+    def __init__(self, processor: DynFocusProcessor, settings: DataSettings, features: FeatureFiles | None = None):
         self.processor = copy.copy(processor)
         self.processor.max_visual_tokens = settings.max_visual_tokens or processor.max_visual_tokens
         if (most := self.processor.max_visual_tokens) >= settings.max_tokens:
@@ -45,6 +49,7 @@ class SampleEncoder:
                 f"video could leave no room for words; set data.max_visual_tokens, now {most}"
             )
         self.settings = settings
+        self.features = features
 
     def __call__(self, sample: Sample, source: Source) -> dict[str, Tensor]:
         """input_ids, labels [S]; with visuals also what the processor returns for them, and frame_index.
@@ -57,10 +62,8 @@ class SampleEncoder:
             DynFocusError: an image or video cannot be read.
         """
         sample = checked(sample)
-        repeats = self.settings.visual_turns == "each"
-        turns = sample.turns[: self._most_turns(sample, repeats)]
-        num_visuals = len(sample.visuals) * (len(turns) if repeats else 1)
-        frames = [self._frames(visual, source, num_visuals) for visual in sample.visuals]
+        turns = sample.turns[: self._most_turns(sample)]
+        frames = [self._frames(visual) for visual in self.sampled(sample, source)]
         while True:
             inputs = self._inputs(turns, frames)
             ids, marked = (torch.tensor(inputs.pop(name)[0]) for name in ("input_ids", "assistant_masks"))
@@ -77,27 +80,51 @@ class SampleEncoder:
             inputs |= _without_repeats(frames, len(inputs["num_frames"]) // len(frames))
         return {**inputs, "input_ids": ids, "labels": ids.where(marked, IGNORED)}
 
-    def _most_turns(self, sample: Sample, repeats: bool) -> int:
-        most = self.settings.max_turns or len(sample.turns)
-        if repeats and sample.visuals:
+    def _most_turns(self, sample: Sample) -> int:
+        most = min(self.settings.max_turns or len(sample.turns), len(sample.turns))
+        if self.settings.visual_turns == "each" and sample.visuals:
             cheapest = self.processor.fine_tokens + self.processor.rods_tokens
             payable = self.processor.max_visual_tokens // cheapest // len(sample.visuals)
             most = min(most, max(1, payable))
         return most
 
-    def _frames(self, visual: Visual, source: Source, num_visuals: int) -> BatchFeature:
-        """A visual's frames, as many as its share of the budget is worth."""
+    def sampled(self, sample: Sample, source: Source) -> list[SampledVisual]:
+        """The visuals of a checked sample, each with as many frames as its share of the budget is worth.
+
+        Raises:
+            BrokenSample: a file is missing.
+        """
+        repeats = self._most_turns(sample) if self.settings.visual_turns == "each" else 1
+        num_visuals = len(sample.visuals) * repeats
+        return [self._sampled(visual, source, num_visuals) for visual in sample.visuals]
+
+    def _sampled(self, visual: Visual, source: Source, num_visuals: int) -> SampledVisual:
         processor, settings = self.processor.video_processor, self.settings
         most = min(self.processor.max_sampled_frames(num_visuals), settings.max_frames or processor.max_frames)
         file = source.media_file(visual.path)
         if visual.kind == "image":
-            return processor([[load_image(str(file)).convert("RGB")]])
+            return SampledVisual(file, visual.kind)
         limits: dict[str, Any] = {"max_frames": most}
         if settings.fps is not None:
             limits |= {"fps": settings.fps, "num_frames": None}
         elif (count := settings.num_frames or processor.num_frames) is not None:
             limits["num_frames"] = min(count, most)
-        return processor([str(file)], **limits)
+        return SampledVisual(file, visual.kind, limits)
+
+    def decoded(self, visual: SampledVisual) -> BatchFeature:
+        """Its frames, as the video processor makes them ready."""
+        if visual.kind == "image":
+            return self.processor.video_processor([[load_image(str(visual.file)).convert("RGB")]])
+        return self.processor.video_processor([str(visual.file)], **visual.sampling)
+
+    def _frames(self, visual: SampledVisual) -> BatchFeature:
+        """Its frames, or their features."""
+        if self.features is None:
+            return self.decoded(visual)
+        if (features := self.features.read(visual)) is not None:
+            return features
+        self.decoded(visual)  # if that is why it has none, this says what is wrong with it
+        raise BrokenSample(f"{visual.file} has no features in {self.features.folder}: it changed after the run began")
 
     def _inputs(self, turns: Sequence[Turn], frames: Sequence[BatchFeature]) -> BatchFeature:
         """The conversation as the processor returns it; a visual is a video here, an image one of a single frame."""
@@ -123,9 +150,10 @@ class SampleEncoder:
 
 
 def _without_repeats(frames: Sequence[BatchFeature], repeats: int) -> dict[str, Tensor]:
-    """Pixels of each visual once, and frame_index: which of them the frames of all its repetitions are."""
-    pixels = joined([one["pixel_values_videos"] for one in frames])
-    return {"pixel_values_videos": pixels, "frame_index": torch.arange(len(pixels)).repeat(repeats)}
+    """Pixels or features of each visual once, and frame_index: which of them the frames of all its repetitions are."""
+    name = "pixel_values_videos" if "pixel_values_videos" in frames[0] else "video_features"
+    content = joined([one[name] for one in frames])
+    return {name: content, "frame_index": torch.arange(len(content)).repeat(repeats)}
 
 
 def _part(text: str | None, visuals: Iterator[dict[str, Any]]) -> dict[str, Any]:

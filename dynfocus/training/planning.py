@@ -165,10 +165,11 @@ def _work(base: DynFocusForConditionalGeneration, recipe: Recipe, batch: int, fr
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         features = base.encode_patches(pixels)
     trains_tower = any(weight.requires_grad for weight in base.vision_tower.parameters())
-    tower_flops = counter.get_total_flops() * batch * frames * (3 if trains_tower else 1)
-    per_frame = pixels.numel() * 4 + 3 * features.numel() * dtype.itemsize
+    cached = recipe.data.features is not None
+    tower_flops = 0 if cached else counter.get_total_flops() * batch * frames * (3 if trains_tower else 1)
+    per_frame = (features.numel() * 2 if cached else pixels.numel() * 4) + 3 * features.numel() * dtype.itemsize
     chunk = min(base.config.vision_chunk_size, batch * frames)
-    layers_kept = vision.num_hidden_layers if trains_tower else 1
+    layers_kept = vision.num_hidden_layers if trains_tower else 0 if cached else 1
     widest = chunk * features.shape[1] * (vision.intermediate_size * 2 + vision.hidden_size * 8) * dtype.itemsize
     return _Work(
         tower_flops + language.flops + _connector_flops(base, batch, frames),

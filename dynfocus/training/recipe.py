@@ -46,6 +46,8 @@ class DataSettings:
     num_frames, fps, max_frames: what is sampled of a video; null is the processor's own.
     workers: processes that decode; prefetch: batches each keeps ready. Together with batch size and frames they bound
     the memory of decoding.
+    features: a folder for the frozen vision tower's features, float16. What is missing of images and videos is computed
+    before the run and read, in this run and later ones, in place of decoding them and running the tower.
     max_broken: this many broken samples of a source one after the other end the run: then it is no accident.
     """
 
@@ -61,6 +63,7 @@ class DataSettings:
     workers: int = 4
     prefetch: int = 2
     max_broken: int = 50
+    features: str | None = None
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -179,6 +182,12 @@ class Recipe:
             raise DynFocusError("learning_rates trains nothing; at least one module must have a rate above 0")
         if self.lora is not None and not self.learning_rates.get("language_model"):
             raise DynFocusError("lora is given but learning_rates.language_model, the rate of its adapters, is not")
+        for module, rate in self.learning_rates.items():
+            if self.data.features is not None and rate and module.partition(".")[0] == "vision_tower":
+                raise DynFocusError(
+                    f"learning_rates.{module} trains the vision tower but data.features keeps the features of a frozen "
+                    "one; leave one of them out"
+                )
         try:  # the defaults go with any one change; whether the model's own settings do is seen when it is read
             ConnectorSettings(**{name: value for name, value in self.connector.items() if name != "text_queries"})
         except ValueError as error:

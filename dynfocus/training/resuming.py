@@ -10,7 +10,7 @@ from dynfocus.errors import DynFocusError
 
 RUN_FILE = "run.json"
 # Keys that may differ between the parts of an interrupted run.
-_FREE = ("output", "data.workers", "data.prefetch", "data.max_broken", "schedule.batch_size")
+_FREE = ("output", "data.workers", "data.prefetch", "data.max_broken", "data.features", "schedule.batch_size")
 _FREE_TOP = ("save_every", "keep", "log_every", "report_to", "gradient_checkpointing")
 
 

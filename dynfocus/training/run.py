@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from dynfocus.training.collation import TrainingCollator
 from dynfocus.training.connector_changes import CHANGES_FILE, with_changes
 from dynfocus.training.dataset import BrokenSamples, TrainingDataset
 from dynfocus.training.encoding import SampleEncoder
+from dynfocus.training.features import FeatureFiles, fingerprint
 from dynfocus.training.mixture import Mixture, open_source
+from dynfocus.training.precomputing import FrozenTower, compute_missing
 from dynfocus.training.recipe import Recipe
 from dynfocus.training.resuming import check_same_run, last_checkpoint, where_to_go_on
 from dynfocus.training.trainable import add_lora, freeze, quantization, set_precision
@@ -52,6 +54,8 @@ def train(recipe: Recipe, output: Path | str | None = None, resume: bool = False
     folder = Path(output)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked after the tokenizer was used
     _check_output(folder, resume)  # by all processes, before `training_arguments` lets any of them go on and write
+    if recipe.data.features is not None:
+        check_directory(recipe.data.features)
     sources = [open_source(settings) for settings in recipe.data.sources]
     arguments = training_arguments(recipe, folder)
     base, processor = load_for_training(recipe)
@@ -61,13 +65,15 @@ def train(recipe: Recipe, output: Path | str | None = None, resume: bool = False
     checkpoint = last_checkpoint(folder) if resume else None
     if checkpoint is not None:
         check_same_run(checkpoint, description)
-    encoder = SampleEncoder(processor, recipe.data)
+    mixture = Mixture(sources, recipe.seed)
+    with _explained(folder, lambda: "before step 1"):
+        encoder, collator = data_pipeline(base, processor, mixture, recipe, arguments)
     broken = BrokenSamples(folder / BROKEN_FILE)
     trainer = DynFocusTrainer(
         model,
         arguments,
-        data_collator=TrainingCollator(processor),
-        train_dataset=TrainingDataset(Mixture(sources, recipe.seed), encoder, broken, recipe.data.max_broken),
+        data_collator=collator,
+        train_dataset=TrainingDataset(mixture, encoder, broken, recipe.data.max_broken),
         processing_class=processor,
         recipe=recipe,
         base=base,
@@ -79,7 +85,7 @@ def train(recipe: Recipe, output: Path | str | None = None, resume: bool = False
             for entry, reason in source.broken:
                 broken.add(source.name, -1 - entry, None, reason)  # negative: an entry of the file, not a sample of it
         print(_summary(trainer, sources, checkpoint), file=sys.stderr)
-    with _explained(trainer):
+    with _explained(folder, lambda: f"step {trainer.state.global_step + 1}"):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if recipe.lora is None:
         return _save(trainer, folder / "model", saved_dtype)
@@ -139,6 +145,23 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         )
     arguments.gradient_accumulation_steps = schedule.global_batch_size // together
     return arguments
+
+
+def data_pipeline(
+    base: DynFocusForConditionalGeneration,
+    processor: DynFocusProcessor,
+    mixture: Mixture,
+    recipe: Recipe,
+    arguments: TrainingArguments,
+) -> tuple[SampleEncoder, TrainingCollator]:
+    """What makes samples and batches of the mixture ready; with data.features, once all features are there."""
+    if recipe.data.features is None:
+        return SampleEncoder(processor, recipe.data), TrainingCollator(processor)
+    with FrozenTower(base, recipe.precision, arguments.device) as tower:
+        files = FeatureFiles(Path(recipe.data.features), fingerprint(base.vision_tower, processor.video_processor))
+        encoder = SampleEncoder(processor, recipe.data, files)
+        compute_missing(tower, encoder, mixture, recipe, arguments)
+        return encoder, TrainingCollator(processor, tower)
 
 
 def model_directory(recipe: Recipe) -> Path:
@@ -219,7 +242,7 @@ def _summary(trainer: DynFocusTrainer, sources: list, checkpoint: Path | None) -
 
 
 @contextmanager
-def _explained(trainer: DynFocusTrainer) -> Iterator[None]:
+def _explained(output: Path, when: Callable[[], str]) -> Iterator[None]:
     """What a user can mend, in words: out of memory, a worker that died, an error that a worker hands on."""
     try:
         yield
@@ -228,7 +251,7 @@ def _explained(trainer: DynFocusTrainer) -> Iterator[None]:
         message = str(error).strip().splitlines()[-1].removeprefix("dynfocus.errors.DynFocusError: ")
         raise DynFocusError(message) from error
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        step, reason = trainer.state.global_step + 1, str(error)
+        reason = str(error)
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in reason:
             advice = "lower schedule.batch_size or data.max_frames, or shard the model (docs/training.md)"
             what = f"out of memory ({' '.join(reason.split())[:200]}); {advice}"
@@ -236,7 +259,7 @@ def _explained(trainer: DynFocusTrainer) -> Iterator[None]:
             what = f"a decoding process died ({' '.join(reason.split())[:200]}); lower data.workers or data.max_frames"
         else:
             raise
-        raise DynFocusError(f"step {step}: {what}; {where_to_go_on(Path(trainer.args.output_dir))}") from error
+        raise DynFocusError(f"{when()}: {what}; {where_to_go_on(output)}") from error
 
 
 def _save(trainer: DynFocusTrainer, target: Path, dtype: torch.dtype) -> Path:

@@ -63,7 +63,7 @@ class DynFocusTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         for module in self.idle:
             module.eval()
-        if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+        if "pixel_values_videos" in inputs and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
             chunks = torch.tensor(tower_calls(self.base, inputs), device=self.args.device)
             inputs = with_tower_calls(self.base, inputs, int(self.accelerator.gather(chunks).max()))
         result = super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)

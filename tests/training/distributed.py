@@ -1,5 +1,6 @@
 """What `torchrun` starts in test_distributed: DynFocus trained by two processes, by Trainer and in raw FSDP2."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def main(recipe_file: str, output: str) -> None:
     material.use_the_same_noise()
     recipe = load_recipe(recipe_file)
     train(recipe, Path(output) / "ddp")
+    kept = dataclasses.replace(recipe.data, features=str(Path(output) / "features"))
+    train(dataclasses.replace(recipe, data=kept), Path(output) / "kept")
     rank, world = dist.get_rank(), dist.get_world_size()
     losses, weights = raw_steps(recipe, rank, world)
     if rank == 0:

@@ -50,6 +50,14 @@ def test_ddp_equals_one_process(two_processes, tmp_path, same_noise):
 
 
 @pytest.mark.slow
+def test_processes_share_the_work_of_keeping_features(two_processes):
+    _, folder = two_processes
+    assert len(list((folder / "features").rglob("*.safetensors"))) == 3
+    assert "features of 3 images and videos" in (folder / "output").read_text()
+    assert material.logged(folder / "kept") == pytest.approx(material.logged(folder / "ddp"), rel=2e-3)
+
+
+@pytest.mark.slow
 def test_fsdp2_equals_one_process(two_processes, same_noise):
     recipe, folder = two_processes
     sharded = torch.load(folder / "fsdp.pt")
