@@ -15,6 +15,8 @@ import yaml
 from dynfocus import DynFocusForConditionalGeneration
 from dynfocus.errors import DynFocusError
 from dynfocus.loading import load_model
+from dynfocus.training import precomputing
+from dynfocus.training.collation import TrainingCollator
 from dynfocus.training.encoding import SampleEncoder
 from dynfocus.training.features import FeatureFiles, SampledVisual, fingerprint, write_features
 from dynfocus.training.mixture import Mixture, open_source
@@ -113,7 +115,9 @@ def test_what_a_sample_is_made_of(model_directory, media, tmp_path):
             assert features.dtype == torch.float16
             torch.testing.assert_close(features.float(), base.encode_patches(pixels), rtol=1e-3, atol=1e-3)
     blank = collate([encoder(source.samples[0], source)])  # text alone
-    assert "pixel_values_videos" not in blank and blank["video_features"].shape == (1, *features.shape[1:])
+    assert "pixel_values_videos" not in blank and blank["video_features"].dtype == torch.float16
+    black = base.encode_patches(TrainingCollator(encoder.processor).blank["pixel_values_videos"])
+    torch.testing.assert_close(blank["video_features"].float(), black, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("change", ["video", "touched", "sampling", "tower", "processor"])
@@ -207,6 +211,13 @@ def test_features_beyond_float16_are_refused(media, tmp_path):
     with pytest.raises(DynFocusError, match=r"data.features: the vision tower's features are beyond float16"):
         train(recipe, tmp_path / "run")
     assert not files_in(tmp_path / "features")
+
+
+def test_a_tower_that_other_processes_hold_is_refused(model_directory, media, tmp_path, monkeypatch):
+    recipe = material.recipe(model_directory, media / "data.json", data={"features": str(tmp_path / "features")})
+    monkeypatch.setattr(precomputing, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(DynFocusError, match=r"data.features needs the whole vision tower in every process"):
+        train(recipe, tmp_path / "run")
 
 
 def test_a_folder_that_cannot_be_written(model_directory, media, tmp_path):
