@@ -1,11 +1,12 @@
 """`python -m benchmarks.report [JSON] [--out docs] [--keep FILE]`: a Markdown page and its plots from a run's JSON."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from benchmarks.plots import draw_all
-from benchmarks.results import RunResult, load, save_compact
+from benchmarks.results import RunResult, is_run, load, save_compact
 from benchmarks.tables import connector_table, growth_line, memory_table, op_table, targets_table
 from benchmarks.targets import GROWTH, missed
 
@@ -95,9 +96,10 @@ def plot(name: str, plots: list[str]) -> str:
 
 
 def newest() -> Path:
-    kept = list(RESULTS.glob("*.json"))
+    """Of the runs: other measurements are kept there too."""
+    kept = [path for path in RESULTS.glob("*.json") if is_run(json.loads(path.read_text()))]
     if not kept:
-        sys.exit(f"benchmarks.report: no JSON given, and none in {RESULTS}")
+        sys.exit(f"benchmarks.report: no JSON given, and none of a run in {RESULTS}")
     return max(kept, key=lambda path: load(path).when)
 
 

@@ -72,7 +72,7 @@ def load(path: Path) -> RunResult:
     ValueError: the JSON is not of a run of this suite.
     """
     document = json.loads(path.read_text())
-    if not document.get("benchmarks") or "depth" not in document.get("machine_info", {}):
+    if not is_run(document):
         raise ValueError(f"{path} must be the JSON of a run of this suite (make bench), and is not")
     cases: dict[tuple[str, str], CaseResult] = {}
     for entry in document["benchmarks"]:
@@ -84,6 +84,10 @@ def load(path: Path) -> RunResult:
         if "share" in info:
             cases[key].details[info["contender"]] = info
     return RunResult(document["machine_info"], document["commit_info"], document["datetime"], cases)
+
+
+def is_run(document: dict[str, Any]) -> bool:
+    return bool(document.get("benchmarks")) and "depth" in document.get("machine_info", {})
 
 
 def save_compact(path: Path, target: Path) -> None:

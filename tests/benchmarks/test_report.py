@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import report
 from benchmarks.report import main
 from benchmarks.results import load
 from benchmarks.tables import duration, growth_exponent, size, targets_table
@@ -79,6 +80,16 @@ def test_growth_is_the_power_of_n(tmp_path: Path) -> None:
 def test_another_file_ends_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"benchmarks.report: .*missing.json"):
         main([str(tmp_path / "missing.json"), "--out", str(tmp_path)])
+
+
+def test_the_newest_is_sought_among_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run.json", TIMES)
+    (tmp_path / "another-measurement.json").write_text('{"cases": []}')
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    assert report.newest() == run
+    run.unlink()
+    with pytest.raises(SystemExit, match=r"benchmarks.report: no JSON given, and none of a run in"):
+        report.newest()
 
 
 @pytest.mark.parametrize(
