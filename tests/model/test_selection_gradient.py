@@ -1,7 +1,7 @@
 """The gradient that reaches the scorer is that of the smoothed loss, which is the loss of event tokens E[P(s + σZ)] m.
 
-Its central differences draw the same noise on both sides. They and the gradient are means over NUM_SAMPLES, each with its
-own error: over seeds what they are off each other has a root mean square of 1 to 2 %, and TOLERANCE is four times that.
+Its central differences draw the same noise on both sides. They and the gradient are means over NUM_SAMPLES, each with
+its own error: what they are off each other has a root mean square of 1 to 2 % over seeds, TOLERANCE is four times that.
 """
 
 from collections.abc import Callable, Sequence
