@@ -1,6 +1,6 @@
 """`python -m benchmarks.estimator_variance [JSON] [--out docs]`: how well samples estimate the selection's gradient.
 
-Measures (two minutes on one thread; the seeds are fixed), keeps benchmarks/results/estimator-variance.json and writes a
+Measures (a minute or two on one thread; seeds are fixed), keeps benchmarks/results/estimator-variance.json and writes a
 Markdown page with its plot; given the JSON of an earlier measurement, only the page.
 """
 
