@@ -1,6 +1,7 @@
 """Readers of published annotation files. Each yields its samples, and a BrokenSample in place of one it cannot read.
 
-Questions and answers are as the data set's own users train on them; nothing is downloaded.
+Keys, columns and places are those of the published files; the words around captions and options are ours. Nothing is
+downloaded.
 """
 
 import csv
@@ -42,13 +43,18 @@ def _llava_sample(record: Mapping, number: str) -> Sample:
 
 
 def read_webvid(file: Path, videos: Path | None = None) -> Iterator[Entry]:
-    """WebVid's CSV (videoid, contentUrl, duration, page_dir, name); a video lies at page_dir/videoid.mp4."""
+    """WebVid's CSV (videoid, name, page_idx, page_dir, duration, contentUrl); a video lies at page_dir/videoid.mp4.
+
+    Copies of it have fewer columns, in another order.
+    """
     for row in _csv_rows(file, "videoid", "page_dir", "name"):
         yield _or_broken(_webvid_sample, row)
 
 
 def _webvid_sample(row: Mapping) -> Sample:
-    path = f"{row['page_dir']}/{row['videoid']}.mp4" if row["page_dir"] else f"{row['videoid']}.mp4"
+    if not row["page_dir"]:  # a few hundred of the 2M rows; WebVid's author says to leave them out
+        raise BrokenSample("it has no page_dir: WebVid itself has no video of it")
+    path = f"{row['page_dir']}/{row['videoid']}.mp4"
     return Sample(row["videoid"], (Visual("video", path),), (Turn(_CAPTION_VIDEO, row["name"]),))
 
 
@@ -70,7 +76,10 @@ def _scienceqa_sample(problem: Mapping, id: str) -> Sample:
 
 
 def read_videochatgpt(file: Path, videos: Path | None = None) -> Iterator[Entry]:
-    """VideoChatGPT-100K's JSON list of {q, a, video_id}; videos are ActivityNet's, of any extension."""
+    """VideoChatGPT-100K's JSON list of {q, a, video_id}.
+
+    Videos are ActivityNet's: v_ and YouTube's id, most of them .mp4, some .mkv and .webm; the file does not say which.
+    """
     for record in _json_records(file):
         yield _or_broken(_videochatgpt_sample, record)
 
@@ -80,30 +89,35 @@ def _videochatgpt_sample(record: Mapping) -> Sample:
 
 
 def read_nextqa(file: Path, videos: Path | None = None) -> Iterator[Entry]:
-    """NExT-QA's CSV: video, question, answer, qid and, for multiple choice, a0 to a4 with answer the index of one.
+    """NExT-QA's CSV: video, frame_count, width, height, question, answer, qid, type and, for multiple choice, a0 to a4.
 
-    `videos` is its map_vid_vidorID.json, where videos keep their place in VidOR; without it they lie at video.mp4.
+    `answer` is then the index of a choice, from 0; in the open-ended file (NExT-OE) it is the text.
+    `videos` is its map_vid_vidorID.json, video → its place in VidOR, 0093/3098368505; without it they lie at video.mp4.
     """
-    places = {} if videos is None else _json_object(videos)
+    places = None if videos is None else _json_object(videos)
     for row in _csv_rows(file, "video", "question", "answer", "qid"):
         yield _or_broken(_nextqa_sample, row, places)
 
 
-def _nextqa_sample(row: Mapping, places: Mapping[str, str]) -> Sample:
-    choices = [row[f"a{i}"] for i in range(5) if row.get(f"a{i}")]
-    question, answer = row["question"].strip().rstrip("?") + "?", row["answer"]
-    if choices:
+def _nextqa_sample(row: Mapping, places: Mapping[str, str] | None) -> Sample:
+    video, question, answer = row["video"], row["question"].strip().rstrip("?") + "?", row["answer"]
+    if places is not None and video not in places:
+        raise BrokenSample(f"the map of videos has no {video}")
+    if "a0" in row:
+        choices = [row[f"a{i}"] for i in range(5)]
+        if not all(choices):
+            raise BrokenSample("one of its choices is empty")
         answer = _letter({"choices": choices, "answer": int(answer)}, "choices")
         question = f"{question}\n{_options(choices)}"
-    path = f"{places.get(row['video'], row['video'])}.mp4"
-    return Sample(f"{row['video']}/{row['qid']}", (Visual("video", path),), (Turn(question, answer),))
+    path = f"{video if places is None else places[video]}.mp4"
+    return Sample(f"{video}/{row['qid']}", (Visual("video", path),), (Turn(question, answer),))
 
 
 def read_clevrer(file: Path, videos: Path | None = None) -> Iterator[Entry]:
     """CLEVRER's JSON list of {video_filename, questions: [{question, answer | choices: [{choice, answer}]}]}.
 
     Videos lie as published, a thousand to a folder: video_00000-01000/video_00000.mp4. One sample a question: a video
-    has up to twenty, which would leave each few tokens.
+    has fifteen on average, which would leave each few tokens. Of the choices, several or none may be right.
     """
     for record in _json_records(file):
         questions = record.get("questions") if isinstance(record, Mapping) else None

@@ -62,11 +62,16 @@ def test_llava_665k_with_text_alone(tmp_path):
 
 
 def test_webvid(tmp_path):
-    columns = ["videoid", "contentUrl", "duration", "page_dir", "name"]
-    row = ["1058234725", "https://example/x.mp4", "PT00H00M16S", "006001_006050", "Aerial view of a lake"]
-    (sample,) = read(write_csv(tmp_path / "results_2M_train.csv", columns, row), "webvid").samples
+    (tmp_path / "results_2M_train.csv").write_text(
+        "videoid,name,page_idx,page_dir,duration,contentUrl\n"
+        '1058234725,"Aerial view of a lake, autumn",6023,006001_006050,PT00H00M16S,https://example/lake.mp4\n'
+        "6251156,A red heart,,,PT00H00M05S,https://example/heart.mp4\n"
+    )
+    source = read(tmp_path / "results_2M_train.csv", "webvid")
+    (sample,) = source.samples
     assert sample.visuals == (Visual("video", "006001_006050/1058234725.mp4"),)
-    assert sample.turns[0].answer == "Aerial view of a lake"
+    assert sample.turns[0].answer == "Aerial view of a lake, autumn"
+    assert source.broken == ((1, "it has no page_dir: WebVid itself has no video of it"),)
 
 
 def test_scienceqa(tmp_path):
@@ -76,6 +81,14 @@ def test_scienceqa(tmp_path):
         "answer": 1,
         "hint": "Look.",
         "image": "image.png",
+        "task": "closed choice",
+        "grade": "grade3",
+        "subject": "natural science",
+        "topic": "biology",
+        "category": "Classification",
+        "skill": "Identify mammals",
+        "lecture": "Mammals have fur.",
+        "solution": "A bat has fur.",
     }
     problems = {
         "1": {**problem, "split": "train"},
@@ -99,65 +112,80 @@ def test_videochatgpt(tmp_path, media):
     assert source.media_file("one") == media / "one.mp4"  # ActivityNet's videos have several extensions
 
 
-CHOICES = ["a0", "a1", "a2", "a3", "a4"]
+@pytest.mark.parametrize("extension", ["mp4", "mkv", "webm"])
+def test_an_activitynet_id_finds_its_video_of_any_extension(tmp_path, extension):
+    entry = {"q": "What happens?", "a": "A man runs.", "video_id": "v_-h3NbdE8N9M"}
+    source = read(write_json(tmp_path / "VideoInstruct100K.json", [entry]), "videochatgpt")
+    (tmp_path / f"v_-h3NbdE8N9M.{extension}").touch()
+    assert source.media_file(source.samples[0].visuals[0].path).suffix == f".{extension}"
+
+
+NEXT_QA = "video,frame_count,width,height,question,answer,qid,type"
 
 
 def test_nextqa_multiple_choice(tmp_path):
-    columns = ["video", "frame_count", "width", "height", "question", "answer", "qid", "type", *CHOICES]
-    row = [
-        "4882821564",
-        "800",
-        "640",
-        "480",
-        "why did the boy jump",
-        "1",
-        "6",
-        "CW",
-        "cold",
-        "happy",
-        "sad",
-        "hot",
-        "wet",
-    ]
-    places = write_json(tmp_path / "map_vid_vidorID.json", {"4882821564": "1164/4882821564"})
-    (sample,) = read(write_csv(tmp_path / "train.csv", columns, row), "nextqa", videos=places).samples
+    """The answer counts from 0, the map's places have no extension."""
+    (tmp_path / "train.csv").write_text(
+        f"{NEXT_QA},a0,a1,a2,a3,a4\n"
+        "3098368505,2694,640,480,why did the boy jump,0,6,CW,cold,happy,sad,hot,wet\n"
+        "3098368505,2694,640,480,how many boys are there,4,7,DC,one,two,three,four,five\n"
+        "3098368505,2694,640,480,where is this,2,8,DL,park,,lake,room,road\n"
+        "99,2694,640,480,where is this,2,8,DL,park,sea,lake,room,road\n"
+        "3098368505,2694,640,480,where is this,lake,8,DL,park,sea,lake,room,road\n"
+    )
+    places = write_json(tmp_path / "map_vid_vidorID.json", {"3098368505": "0093/3098368505"})
+    source = read(tmp_path / "train.csv", "nextqa", videos=places)
+    first, second = source.samples
     asked = "why did the boy jump?\nOptions: (A) cold (B) happy (C) sad (D) hot (E) wet"
-    visuals = (Visual("video", "1164/4882821564.mp4"),)
-    assert sample == Sample("4882821564/6", visuals, (Turn(asked, "B"),))
+    assert first == Sample("3098368505/6", (Visual("video", "0093/3098368505.mp4"),), (Turn(asked, "A"),))
+    assert second.turns[0].answer == "E"
+    assert source.broken[:2] == ((2, "one of its choices is empty"), (3, "the map of videos has no 99"))
+    assert source.broken[2][0] == 4 and "it is not written as this layout is" in source.broken[2][1]
 
 
 def test_nextqa_open_ended(tmp_path):
-    columns = ["video", "question", "answer", "qid", "type"]
-    file = write_csv(tmp_path / "train.csv", columns, ["4882821564", "what did he do?", "jump", "6", "CW"])
-    (sample,) = read(file, "nextqa").samples
-    assert (sample.visuals[0].path, sample.turns) == ("4882821564.mp4", (Turn("what did he do?", "jump"),))
+    (tmp_path / "train.csv").write_text(f"{NEXT_QA}\n3098368505,2694,640,480,what did he do?,jump,6,CW\n")
+    (sample,) = read(tmp_path / "train.csv", "nextqa").samples
+    assert (sample.visuals[0].path, sample.turns) == ("3098368505.mp4", (Turn("what did he do?", "jump"),))
+
+
+def clevrer_choices(*answers):
+    """A multiple-choice question of CLEVRER about a cube and a ball."""
+    choices = [
+        {"choice_id": number, "choice": choice, "program": ["objects"], "answer": answer}
+        for number, (choice, answer) in enumerate(zip(["the cube", "the ball"], answers, strict=True))
+    ]
+    return {"question": "Which?", "question_type": "counterfactual", "program": ["events"], "choices": choices}
 
 
 def test_clevrer(tmp_path):
+    """Its README: a multiple-choice question may have more than one or no correct choice."""
     questions = [
-        {"question_id": 0, "question": "What shape enters?", "question_type": "descriptive", "answer": "cube"},
         {
-            "question_id": 1,
-            "question": "Which is responsible?",
-            "question_type": "explanatory",
-            "choices": [
-                {"choice_id": 0, "choice": "the cube", "answer": "wrong"},
-                {"choice_id": 1, "choice": "the ball", "answer": "correct"},
-            ],
+            "question_id": 0,
+            "question": "What shape enters?",
+            "question_type": "descriptive",
+            "question_subtype": "query_shape",
+            "program": ["objects", "unique", "query_shape"],
+            "answer": "cube",
         },
+        clevrer_choices("wrong", "correct"),
+        clevrer_choices("correct", "correct"),
+        clevrer_choices("wrong", "wrong"),
     ]
-    entry = {"scene_index": 10123, "video_filename": "video_10123.mp4", "questions": questions}
-    first, second = read(write_json(tmp_path / "train.json", [entry]), "clevrer").samples
-    assert first.visuals == second.visuals == (Visual("video", "video_10000-11000/video_10123.mp4"),)
-    assert (first.id, second.id) == ("video_10123/0", "video_10123/1")
-    options = "Which is responsible?\nOptions: (A) the cube (B) the ball\nName all that are right."
-    assert (*first.turns, *second.turns) == (Turn("What shape enters?", "cube"), Turn(options, "B"))
+    entry = {"scene_index": 1000, "video_filename": "video_01000.mp4", "questions": questions}
+    samples = read(write_json(tmp_path / "train.json", [entry]), "clevrer").samples
+    assert {sample.visuals for sample in samples} == {(Visual("video", "video_01000-02000/video_01000.mp4"),)}
+    assert [sample.id for sample in samples] == [f"video_01000/{number}" for number in range(4)]
+    asked = "Which?\nOptions: (A) the cube (B) the ball\nName all that are right."
+    turns = [Turn("What shape enters?", "cube"), Turn(asked, "B"), Turn(asked, "A, B"), Turn(asked, "None")]
+    assert [sample.turns for sample in samples] == [(turn,) for turn in turns]
 
 
 def test_a_published_sample_becomes_tokens(tmp_path, media):
     """From CSV to labels."""
     columns = ["videoid", "page_dir", "name"]
-    source = read(write_csv(tmp_path / "w.csv", columns, ["one", "", "red circle"]), "webvid", media)
+    source = read(write_csv(tmp_path / "w.csv", columns, ["one", media.name, "red circle"]), "webvid", media.parent)
     settings = DataSettings(sources=(SourceSettings("w.csv"),), max_tokens=300, prompt="caption")
     example = SampleEncoder(tiny.processor(num_frames=8), settings)(source.samples[0], source)
     assert example["num_frames"].tolist() == [8]
