@@ -108,7 +108,8 @@ class SampleEncoder:
         if settings.fps is not None:
             limits |= {"fps": settings.fps, "num_frames": None}
         elif (count := settings.num_frames or processor.num_frames) is not None:
-            limits["num_frames"] = min(count, most)
+            # Frames kept on disk are found by these numbers: none may differ where the frames do not.
+            limits = {"num_frames": min(count, most), "max_frames": min(count, most)}
         return SampledVisual(file, visual.kind, limits)
 
     def decoded(self, visual: SampledVisual) -> BatchFeature:

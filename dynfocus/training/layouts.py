@@ -38,6 +38,8 @@ def _llava_sample(record: Mapping, number: str) -> Sample:
     speakers = [message["from"] for message in spoken]
     if speakers != ["human", "gpt"] * (len(spoken) // 2):
         raise BrokenSample(f"its speakers are {', '.join(speakers)} but must be human and gpt in turn")
+    if silent := [message["from"] for message in spoken if not isinstance(message["value"], str)]:
+        raise BrokenSample(f"what {silent[0]} says is no text")
     turns = [Turn(asked["value"], told["value"]) for asked, told in zip(spoken[::2], spoken[1::2], strict=True)]
     return Sample(str(record.get("id", number)), tuple(visuals), tuple(turns))
 

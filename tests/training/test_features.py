@@ -22,6 +22,7 @@ from dynfocus.training.features import FeatureFiles, SampledVisual, fingerprint,
 from dynfocus.training.mixture import Mixture, open_source
 from dynfocus.training.planning import plan
 from dynfocus.training.run import data_pipeline, load_for_training, train, training_arguments
+from dynfocus.training.samples import checked
 from tests.model import tiny
 from tests.training import material
 
@@ -266,3 +267,15 @@ def test_a_killed_run_leaves_no_half_file(model_directory, media, tmp_path):
     assert len(whole) == 1
     train(recipe, tmp_path / "run")
     assert list(material.logged(tmp_path / "run")) == [1, 2, 3]
+
+
+def test_other_token_settings_find_the_same_features(model_directory, media, tmp_path):
+    """What the settings leave of the frames is what counts, not how many they would have allowed."""
+    places = []
+    for connector in ({}, {"rods": False}, {"cones": "average"}):
+        recipe = material.recipe(model_directory, media / "data.json", data={"num_frames": 3}, connector=connector)
+        (encoder, _), mixture = pipeline(recipe, tmp_path)
+        [source] = mixture.sources
+        sampled = [visual for sample in source.samples for visual in encoder.sampled(checked(sample), source)]
+        places.append([FeatureFiles(tmp_path, "tower").place(visual) for visual in sampled])
+    assert places[0] == places[1] == places[2]

@@ -51,13 +51,15 @@ def test_llava_665k_with_text_alone(tmp_path):
     picture = {"id": "000000033471", "image": "coco/train2017/000000033471.jpg", "conversations": said * 2}
     text = {"id": "wgByO4Y_0", "model": "", "conversations": said}
     wrong = {"id": "x", "conversations": said[:1]}
-    source = read(write_json(tmp_path / "mix.json", [picture, text, wrong, {"id": "y"}]), "llava-665k")
+    silent = {"id": "z", "conversations": [said[0], {"from": "gpt", "value": None}]}
+    source = read(write_json(tmp_path / "mix.json", [picture, text, wrong, {"id": "y"}, silent]), "llava-665k")
     first, second = source.samples
     assert first.visuals == (Visual("image", "coco/train2017/000000033471.jpg"),) and len(first.turns) == 2
     assert second == Sample("wgByO4Y_0", (), (Turn("Hi", "Hello"),))
     assert source.broken == (
         (2, "its speakers are human but must be human and gpt in turn"),
         (3, "it has no 'conversations'"),
+        (4, "what gpt says is no text"),
     )
 
 
