@@ -39,7 +39,7 @@ $(VENV)/installed: $(VENV)/torch $(BUILD_FILES)
 
 $(VENV)/test-tools: $(VENV)/installed
 	$(PIP) install --quiet --no-build-isolation -c constraints.txt \
-	    build hypothesis mypy pytest pytest-benchmark pytest-timeout ruff triton
+	    bitsandbytes build hypothesis mypy pytest pytest-benchmark pytest-timeout ruff triton
 	@touch $@
 
 $(VENV)/bench-tools: $(VENV)/test-tools

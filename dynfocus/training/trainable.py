@@ -27,7 +27,9 @@ def freeze(model: DynFocusForConditionalGeneration, learning_rates: Mapping[str,
             raise unknown_key(f"learning_rates.{name}", name, sorted(known, key=lambda each: (each.count("."), each)))
     unused = tuple(unused_parameters(model))
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(bool(rate_of(name, learning_rates)) and name not in unused)
+        # Four-bit weights, which are bytes, have no gradient: their adapters do.
+        trains = bool(rate_of(name, learning_rates)) and name not in unused and parameter.is_floating_point()
+        parameter.requires_grad_(trains)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise DynFocusError(f"learning_rates trains nothing: {', '.join(learning_rates)} are unused by this model")
 

@@ -90,7 +90,8 @@ def test_merging_refuses_what_is_no_adapter(trained, tmp_path, model_directory):
         ({"lora": {**LORA, "quantize": True}}, "needs the package bitsandbytes"),
     ],
 )
-def test_adapters_that_cannot_be_are_refused(model_directory, media, tmp_path, changes, complaint):
+def test_adapters_that_cannot_be_are_refused(model_directory, media, tmp_path, monkeypatch, changes, complaint):
+    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)
     recipe = material.recipe(model_directory, media / "data.json", **{"learning_rates": RATES, **changes})
     with pytest.raises(DynFocusError, match=complaint):
         train(recipe, tmp_path / "run")
