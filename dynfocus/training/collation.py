@@ -17,9 +17,10 @@ _PER_QUESTION = ("qformer_input_ids", "qformer_attention_mask")
 class TrainingCollator:
     """Pads on the right and packs the visuals.
 
-    A batch of text alone gets a black image behind the end of its first row, where attention and loss leave it out: all
-    processes then run the same modules, and every trained weight has a gradient (here zero), without which processes
-    that have a video in their batch would wait for those that have none.
+    There is no attention mask: what stands behind a row's end is seen by no token before it, and has no loss. A batch of
+    text alone gets a black image there in its first row: all processes then run the same modules, and every trained
+    weight has a gradient (here zero), without which processes that have a video in their batch would wait for those
+    that have none.
 
     Args:
         encode: the vision tower, where samples have its features in place of pixels: the black image then has too.
@@ -38,10 +39,9 @@ class TrainingCollator:
         self.blank_ids = self.blank["input_ids"][self.blank["input_ids"] == placeholder]
 
     def __call__(self, examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Samples of `SampleEncoder` → input_ids, attention_mask, labels [B, S] and the visual inputs of the model."""
+        """Samples of `SampleEncoder` → input_ids, labels [B, S] and the visual inputs of the model."""
         rows = [example["input_ids"] for example in examples]
         labels = [example["labels"] for example in examples]
-        attended = [torch.ones_like(ids) for ids in rows]
         visuals = [example for example in examples if "num_frames" in example]
         if not visuals:
             visuals = [self.blank]
@@ -51,7 +51,6 @@ class TrainingCollator:
         frame_index = [visual["frame_index"] + row for visual, row in zip(visuals, first_row, strict=True)]
         return {
             "input_ids": pad_sequence(rows, True, self.pad),
-            "attention_mask": _padded(attended, max(map(len, rows)), 0),
             "labels": _padded(labels, max(map(len, rows)), IGNORED),
             "frame_index": torch.cat(frame_index),
             **{name: torch.cat([visual[name] for visual in visuals]) for name in (self.frames, *_PER_FRAME_OR_VISUAL)},

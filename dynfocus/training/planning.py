@@ -204,7 +204,7 @@ def _language_model(
             config.num_hidden_layers * inputs.numel() * dtype.itemsize + activations / config.num_hidden_layers
         )
         backward += forward
-    # Logits in the model's dtype and in float32, and the gradient of those.
+    # Logits in the model's dtype and in float32, and the gradient of those: at most, as if every token had a loss.
     head = config.vocab_size * config.hidden_size
     trains_head = any(weight.requires_grad for weight in base.language_model.get_output_embeddings().parameters())
     logits = batch * tokens * config.vocab_size * (dtype.itemsize + 8)

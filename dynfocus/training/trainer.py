@@ -15,6 +15,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from dynfocus.errors import DynFocusError
 from dynfocus.modeling_dynfocus import DynFocusForConditionalGeneration
 from dynfocus.training.dataset import BrokenSamples
+from dynfocus.training.encoding import IGNORED
 from dynfocus.training.recipe import Recipe
 from dynfocus.training.resuming import RUN_FILE, where_to_go_on
 from dynfocus.training.schedules import sigma_at
@@ -66,7 +67,8 @@ class DynFocusTrainer(Trainer):
         if "pixel_values_videos" in inputs and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
             chunks = torch.tensor(tower_calls(self.base, inputs), device=self.args.device)
             inputs = with_tower_calls(self.base, inputs, int(self.accelerator.gather(chunks).max()))
-        result = super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
+        inputs = {**inputs, **where_labelled(inputs["labels"]), "use_cache": False}
+        result = super().compute_loss(model, inputs, *args, **kwargs)
         loss = result[0] if isinstance(result, tuple) else result
         if not torch.isfinite(loss):
             raise DynFocusError(f"{self._where()}: the loss is {loss.item()}; {self._advice()}")
@@ -123,6 +125,14 @@ class DynFocusTrainer(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._writing_to or super()._get_output_dir(trial)
+
+
+def where_labelled(labels: Tensor) -> dict[str, Tensor]:
+    """labels [B, S] → the P columns whose next token has a loss in any row, and these tokens [B, P], as arguments of
+    the language model: it then makes no logits where nearly all visual tokens are."""
+    following = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    columns = (following != IGNORED).any(0).nonzero()[:, 0]
+    return {"logits_to_keep": columns, "shift_labels": following[:, columns]}
 
 
 def tower_calls(base: DynFocusForConditionalGeneration, inputs: dict[str, Any]) -> int:

@@ -13,7 +13,7 @@ from dynfocus.training.encoding import IGNORED, SampleEncoder
 from dynfocus.training.mixture import Mixture, Source, open_source
 from dynfocus.training.recipe import DataSettings, SourceSettings
 from dynfocus.training.samples import BrokenSample, PackedSamples, Sample, Turn, Visual, checked
-from dynfocus.training.trainer import tower_calls, with_tower_calls
+from dynfocus.training.trainer import tower_calls, where_labelled, with_tower_calls
 from tests.model import tiny
 from tests.training import material
 
@@ -184,8 +184,23 @@ def test_batches_pad_on_the_right_and_pack_visuals(media):
         length = len(example["input_ids"])
         assert torch.equal(batch["input_ids"][row, :length], example["input_ids"])
         assert torch.equal(batch["labels"][row, :length], example["labels"])
-        assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (batch["input_ids"].shape[1] - length)
+        assert (batch["labels"][row, length:] == IGNORED).all()
     assert batch["num_frames"].tolist() == [1, 1] and batch["frame_index"].tolist() == [0, 0]
+
+
+def test_neither_a_mask_nor_logits_elsewhere_change_the_loss(media):
+    examples = [encode(media, *TURNS), encode(media, ("which shape?", "circle"), visual=None)]
+    batch, model = TrainingCollator(tiny.processor())(examples), tiny.model()
+    kept = where_labelled(batch["labels"])
+    lean = model(**batch, **kept)
+    lengths = torch.tensor([[len(example["input_ids"])] for example in examples])
+    mask = torch.arange(batch["labels"].shape[1]) < lengths
+    full = model(**batch, attention_mask=mask.long())
+    torch.testing.assert_close(lean.loss, full.loss)
+    torch.testing.assert_close(lean.logits[0], full.logits[0, kept["logits_to_keep"]])
+    learned = [int((example["labels"] != IGNORED).sum()) for example in examples]
+    assert (kept["shift_labels"] != IGNORED).sum(1).tolist() == learned
+    assert lean.logits.shape[1] <= sum(learned) < full.logits.shape[1]
 
 
 def test_shared_frames_give_what_copies_give(media):
