@@ -1,4 +1,4 @@
-"""Render short videos, ask a model about them, and put questions, answers and plots on one page."""
+"""Render videos, ask a model about them, and put questions, answers and plots on one page."""
 
 import base64
 import html
@@ -10,7 +10,8 @@ import numpy as np
 
 from dynfocus.asking import VideoAnswer, VideoAsker
 from dynfocus.demo.questions import KINDS, Question, random_question
-from dynfocus.demo.scenes import encode, random_scene, render
+from dynfocus.demo.rendering import encode, render
+from dynfocus.demo.scenes import random_scene
 from dynfocus.output_files import whole_file
 from dynfocus.plotting import plot_answers
 

@@ -7,21 +7,23 @@ from transformers import InstructBlipQFormerConfig, InstructBlipVisionConfig, Ll
 
 from dynfocus import DynFocusConfig, DynFocusForConditionalGeneration, DynFocusProcessor, DynFocusVideoProcessor
 from dynfocus.chat_templates import PLAIN
-from dynfocus.demo.questions import all_questions
+from dynfocus.demo.conversations import CAPTION_TEMPLATES
+from dynfocus.demo.questions import all_answers, all_questions
 from dynfocus.demo.tokenization import build_language_tokenizer, build_qformer_tokenizer
 
-SAMPLED_FRAMES = 32
-IMAGE_SIZE = 48
+SAMPLED_FRAMES = 64
+IMAGE_SIZE = 96
 
 
 def build(seed: int) -> tuple[DynFocusForConditionalGeneration, DynFocusProcessor]:
     """The model with random weights that follow from the seed, and its processor.
 
-    The processor samples 32 frames of 48 x 48 pixels from the whole video; its tokenizers know the demo's words.
+    The processor samples 64 frames of 96 x 96 pixels from the whole video; its tokenizers know the demo's words.
     """
-    tokenizer = build_language_tokenizer([*all_questions(), "USER: ASSISTANT:"])
+    questions = [*all_questions(), *CAPTION_TEMPLATES]
+    tokenizer = build_language_tokenizer([*questions, *all_answers(), "nothing", "USER: ASSISTANT:"])
     tokenizer.add_tokens(["<video>"], special_tokens=True)
-    qformer_tokenizer = build_qformer_tokenizer(all_questions())
+    qformer_tokenizer = build_qformer_tokenizer(questions)
     config = build_config(tokenizer, qformer_tokenizer)
     video_processor = DynFocusVideoProcessor(
         num_frames=SAMPLED_FRAMES,
@@ -67,7 +69,7 @@ def build_config(tokenizer: PreTrainedTokenizerBase, qformer_tokenizer: PreTrain
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=1024,
+        max_position_embeddings=2048,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -78,16 +80,12 @@ def build_config(tokenizer: PreTrainedTokenizerBase, qformer_tokenizer: PreTrain
         qformer_config=qformer,
         text_config=text,
         video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
-        num_events=8,
-        key_ratio=0.75,
-        pool_size=2,
-        temporal_neighbors=3,
+        num_events=16,
+        key_ratio=0.375,
         # Over patches alone, squared distances of hundreds drown log δ in log ρ, and the events miss the objects.
         temporal_scale="channels",
-        spatial_levels=[[4, 3], [2, 2]],
         num_query_tokens=4,
-        num_samples=64,
-        max_visual_tokens=512,
+        max_visual_tokens=1200,
         # Gives the text-modulated token a projector of its own, which tells it apart from the average token beside it:
         # with a common one, questions about one of several objects take several times as many steps to learn.
         share_projector=True,

@@ -59,9 +59,15 @@ def build_qformer_tokenizer(corpus: Iterable[str]) -> BertTokenizer:
 def _byte_pair_encoding(model: models.BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    # A word is the same token wherever it stands ("▁circle"), and punctuation is apart ("▁circle", "?").
+    # A word is the same token wherever it stands ("▁circle"), and punctuation is apart ("▁circle", "?");
+    # every digit is one of its own, as language models of today have it.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")]
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(),
+            pre_tokenizers.Punctuation("isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+        ]
     )
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]

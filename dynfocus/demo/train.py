@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import Trainer, TrainingArguments
 
-from dynfocus import DynFocusForConditionalGeneration, DynFocusProcessor
 from dynfocus.checkpoint_files import new_directory
 from dynfocus.demo.build import build
-from dynfocus.demo.examples import QuestionCollator, QuestionDataset
-from dynfocus.demo.scenes import Scene, random_scene
 from dynfocus.demo.tower_training import train_tower
-from dynfocus.demo.training_videos import encode_features, read_back
+from dynfocus.demo.training_data import labelled_images, write_training_data
 from dynfocus.errors import DynFocusError
+from dynfocus.training.recipe import Recipe, load_recipe
+from dynfocus.training.run import train as run_recipe
+
+STAGES = (  # shipped recipes
+    "demo-1-images",
+    "demo-2-clips",
+    "demo-3-clips",
+    "demo-4-clips",
+    "demo-5-videos",
+    "demo-6-questions",
+)
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How much is trained; the defaults made the embedded checkpoint."""
+    """How much is trained; the defaults made the embedded checkpoint.
 
-    num_videos: int = 3000
-    tower_steps: int = 1200
-    rods_steps: int = 1500
-    steps: int = 900
-    batch_size: int = 24
-    rods_learning_rate: float = 2e-3
-    learning_rate: float = 1e-3
+    changes: of all recipes, as `load_recipe` takes them.
+    """
+
+    num_videos: int = 2400
+    num_clips: int = 6000
+    conversations: int = 3
+    tower_steps: int = 2000
     threads: int = 2
+    changes: tuple[str, ...] = ()
 
 
 def train(
@@ -45,7 +53,8 @@ def train(
 ) -> None:
     """Trains the demo model and saves it with its processor in the directory `output`.
 
-    The directory appears whole at the end, or not at all. The same seed and settings give the same weights.
+    The directory appears whole at the end, or not at all; until then data and features, 7 GB, are beside it. The same
+    seed and settings give the same weights.
 
     Raises:
         DynFocusError: `output` exists and is not empty (without `overwrite`) or no DynFocus model (with it), or cannot
@@ -58,90 +67,58 @@ def train(
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DynFocusError(f"{output} cannot be written: {error.strerror}") from error
-    with new_directory(output, overwrite) as folder, _threads(settings.threads):
-        model, processor = build(seed)
-        scenes = [random_scene("train", seed, index) for index in range(settings.num_videos)]
-        features, tower_loss = _train_vision(model, processor, scenes, settings, seed)
-        language_loss = _train_rods_then_all(model, processor, scenes, features, settings, seed)
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+    with (
+        new_directory(output, overwrite) as folder,
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch,
+        _threads(settings.threads),
+    ):
+        work = Path(scratch)
+        prepare(work, seed, settings, before=STAGES[-1])
+        recipe = stage(STAGES[-1], work, (*settings.changes, f"seed={seed}"))
+        shutil.copytree(run_recipe(recipe, work / STAGES[-1]), folder, dirs_exist_ok=True)
         (folder / "README.md").write_text(_model_card(settings, seed))
-    minutes = (time.monotonic() - started) / 60
-    losses = f"tower {tower_loss:.4f}, language {language_loss:.4f}"
-    print(f"{output}: trained in {minutes:.1f} minutes; last losses: {losses}")
+    print(f"{output}: trained in {(time.monotonic() - started) / 60:.1f} minutes")
 
 
-def _train_vision(
-    model: DynFocusForConditionalGeneration,
-    processor: DynFocusProcessor,
-    scenes: Sequence[Scene],
-    settings: TrainingSettings,
-    seed: int,
-) -> tuple[Tensor, float]:
-    """Stage 0; returns the frozen tower's features of every video [V, T, N, C] and the last loss."""
-    videos = read_back(scenes, processor.video_processor, settings.threads)
-    loss = train_tower(model, videos, processor.video_processor, settings.tower_steps, seed)
-    return encode_features(model, videos, processor.video_processor), loss
-
-
-def _train_rods_then_all(
-    model: DynFocusForConditionalGeneration,
-    processor: DynFocusProcessor,
-    scenes: Sequence[Scene],
-    features: Tensor,
-    settings: TrainingSettings,
-    seed: int,
-) -> float:
-    """Stage 1: connector, Q-Former and language model learn together from the answers; returns the last logged loss.
-
-    At first from the rods: with squared distances over patches alone the events of these features are stretches of
-    empty background, so that cones say nothing. Once the language model reads the rods, events become what they are
-    in use, and it learns within a few hundred steps what it takes thousands to learn of both at once.
-    """
-    events = model.connector.events
-    in_use, events.temporal_scale = events.temporal_scale, "patches"
-    _train_language(
-        model, processor, scenes, features, settings, settings.rods_steps, settings.rods_learning_rate, seed
-    )
-    events.temporal_scale = in_use
-    return _train_language(
-        model, processor, scenes, features, settings, settings.steps, settings.learning_rate, seed + 1
-    )
-
-
-def _train_language(
-    model: DynFocusForConditionalGeneration,
-    processor: DynFocusProcessor,
-    scenes: Sequence[Scene],
-    features: Tensor,
-    settings: TrainingSettings,
-    steps: int,
-    learning_rate: float,
-    seed: int,
-) -> float:
-    """One run of the trainer from the model's present weights; returns the last logged loss."""
-    conversations = QuestionDataset(scenes, features, length=steps * settings.batch_size, seed=seed)
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            max_steps=steps,
-            per_device_train_batch_size=settings.batch_size,
-            learning_rate=learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=min(100, steps // 10),
-            adam_beta2=0.98,
-            weight_decay=0.01,
-            max_grad_norm=1.0,
-            logging_steps=max(1, steps // 30),
-            save_strategy="no",
-            report_to="none",
-            remove_unused_columns=False,
-            use_cpu=True,
+def prepare(work: Path, seed: int, settings: TrainingSettings, before: str) -> None:
+    """All that comes before a stage, each part made where `work` lacks it: `data`, `tower`, a model untrained but for
+    its vision tower, and the runs of earlier stages."""
+    if not (work / "data").exists():
+        write_training_data(
+            work / "data",
+            settings.num_videos,
+            settings.num_clips,
+            settings.conversations,
             seed=seed,
+            threads=settings.threads,
         )
-        trainer = Trainer(model, arguments, data_collator=QuestionCollator(processor), train_dataset=conversations)
-        trainer.train()
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-1]
+    if not (work / "tower").exists():
+        model, processor = build(seed)
+        side = model.config.vision_config.image_size // model.config.vision_config.patch_size
+        frames = labelled_images(work / "data", side, "train", seed)
+        train_tower(model, frames, processor.video_processor, settings.tower_steps, seed)
+        with new_directory(work / "tower") as folder:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+    for name in STAGES[: STAGES.index(before)]:
+        if not (work / name / "model").exists():
+            run_recipe(stage(name, work, (*settings.changes, f"seed={seed}")), work / name, resume=True)
+
+
+def stage(name: str, work: Path, changes: tuple[str, ...] = ()) -> Recipe:
+    """The recipe of one of STAGES, on what `prepare` made in `work`."""
+    before = STAGES.index(name) - 1
+    annotations = name.rpartition("-")[2]
+    return load_recipe(
+        name,
+        (
+            f"model={work / STAGES[before] / 'model' if before >= 0 else work / 'tower'}",
+            f"data.sources[0].path={work / 'data' / annotations}.jsonl",
+            f"data.sources[0].media={work / 'data'}",
+            f"data.features={work / 'features'}",
+            *changes,
+        ),
+    )
 
 
 @contextmanager
@@ -157,18 +134,18 @@ def _threads(count: int) -> Iterator[None]:
 def _model_card(settings: TrainingSettings, seed: int) -> str:
     return f"""# DynFocus demo checkpoint
 
-A small DynFocus model that answers questions about the colour, the shape and the order of moving shapes in short
-synthetic videos. All components are the real ones (InstructBLIP vision tower and Q-Former, DynFocus connector, Llama),
-with random initial weights and nothing downloaded. It knows nothing of the real world.
+A small DynFocus model that answers questions about synthetic videos: the colour, shape, order and duration of moving
+shapes, and numbers and dots that are shown for little more than half a second. All components are the real ones
+(InstructBLIP vision tower and Q-Former, DynFocus connector, Llama), with random initial weights and nothing downloaded.
+It knows nothing of the real world.
 
 Made by
 
     dynfocus train demo --seed {seed} --output DIR
 
-from {settings.num_videos} videos rendered by `dynfocus.demo.scenes` as H.264, on {settings.threads} threads:
-{settings.tower_steps} steps of the vision tower on single frames, {settings.rods_steps} of everything else with
-cones that say nothing, {settings.steps} with cones of events, on {settings.batch_size} conversations each
-(`dynfocus.demo.questions`).
+from {settings.num_videos} videos and {settings.num_clips} clips rendered by `dynfocus.demo` as H.264:
+{settings.tower_steps} steps of the vision tower on single frames, then the six recipes `demo-1-images` to
+`demo-6-questions`.
 
 `dynfocus eval demo` measures its accuracy on videos it has never seen.
 """

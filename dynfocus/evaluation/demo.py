@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +13,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
+from transformers import BatchFeature
 
 from dynfocus import DynFocusForConditionalGeneration, DynFocusProcessor
-from dynfocus.demo.questions import KINDS, Question, random_question
-from dynfocus.demo.scenes import Scene, encode, random_scene, render
+from dynfocus.demo.questions import ABILITIES, KINDS, Question, random_question
+from dynfocus.demo.rendering import encode, render
+from dynfocus.demo.scenes import NUM_FRAMES, Scene, random_scene
 from dynfocus.loading import load_model
 
 
@@ -29,90 +30,102 @@ class DemoEvaluation:
     answers: list[str]
     blind_answers: list[str]
     num_frames: int
-    total_frames: int
 
-    def accuracy(self, kind: str | None = None) -> float:
-        """Share of exactly right answers, of one kind of questions or (None) of all."""
-        return self._share(self.answers, kind)
+    def accuracy(self, *kinds: str) -> float:
+        """Share of exactly right answers, of some kinds of questions or (none given) of all."""
+        return self._share(self.answers, kinds)
 
-    def blind_accuracy(self, kind: str | None = None) -> float:
+    def blind_accuracy(self, *kinds: str) -> float:
         """The same for the best answer to the question alone: the chance level."""
-        return self._share(self.blind_answers, kind)
+        return self._share(self.blind_answers, kinds)
 
-    def _share(self, answers: list[str], kind: str | None) -> float:
+    def _share(self, answers: list[str], kinds: Sequence[str]) -> float:
         right = [
             question.answer == answer
             for question, answer in zip(self.questions, answers, strict=True)
-            if kind in (None, question.kind)
+            if not kinds or question.kind in kinds
         ]
         return sum(right) / len(right) if right else float("nan")
 
     def table(self) -> Table:
-        title = f"{len(self.questions)} unseen videos, {self.num_frames} of {self.total_frames} frames of each"
-        table = Table("questions", "pairs", "accuracy", "question alone", title=title)
-        for kind in (*KINDS, None):
-            pairs = sum(kind in (None, question.kind) for question in self.questions)
-            table.add_row(kind or "all", str(pairs), f"{self.accuracy(kind):.1%}", f"{self.blind_accuracy(kind):.1%}")
+        videos = len(self.questions) // len(KINDS)
+        title = f"{videos} unseen videos, {self.num_frames} of {NUM_FRAMES} frames of each"
+        table = Table("questions", "asks for an eye on", "accuracy", "question alone", title=title)
+        for kind, ability in ABILITIES.items():
+            table.add_row(kind, ability, f"{self.accuracy(kind):.1%}", f"{self.blind_accuracy(kind):.1%}")
+        table.add_row("all", "", f"{self.accuracy():.1%}", f"{self.blind_accuracy():.1%}")
         return table
 
 
 def evaluate(
-    model_dir: str | Path | None = None, pairs: int = 1000, seed: int = 0, batch_size: int = 25, show: bool = True
+    model_dir: str | Path | None = None, videos: int = 100, seed: int = 0, show: bool = True
 ) -> DemoEvaluation:
-    """Asks one question about each of `pairs` fresh videos: H.264 files, read by the processor, answered by `generate`.
+    """Asks a question of each kind about each of `videos` fresh videos: H.264 files, read as any user's.
 
     Args:
         model_dir: a model trained by `dynfocus train demo`; the embedded one unless given.
         seed: of the videos and questions. Whatever it is, they are none of those trained on.
         show: print the table, and progress on stderr.
     """
-    if pairs < 1:
-        raise ValueError(f"pairs must be at least 1, got {pairs}")
+    if videos < 1:
+        raise ValueError(f"videos must be at least 1, got {videos}")
     model, processor = load_model(model_dir)
-    scenes = [random_scene("evaluation", seed, index) for index in range(pairs)]
-    rng = np.random.default_rng(seed)
-    questions = [random_question(scene, rng) for scene in scenes]
-    answers: list[str] = []
-    with tempfile.TemporaryDirectory() as videos, ThreadPoolExecutor(2) as pool:
-        paths = [Path(videos) / f"{place}.mp4" for place in range(batch_size)]
-        for start in tqdm(range(0, pairs, batch_size), desc="batches", disable=not show):
-            batch = slice(start, start + batch_size)
-            written = list(pool.map(_write, scenes[batch], paths))
-            answers += _ask(model, processor, written, [question.text for question in questions[batch]])
-    result = DemoEvaluation(
-        questions,
-        answers,
-        blind_answers(questions),
-        processor.video_processor.num_frames,
-        scenes[0].num_frames,
-    )
+    scenes = [random_scene("evaluation", seed, index) for index in range(videos)]
+    encoded = tqdm(encoded_videos(model, processor, scenes), desc="videos", total=videos, disable=not show)
+    result = examine(model, processor, encoded, scenes, seed)
     if show:
         Console().print(result.table())
     return result
 
 
-def _write(scene: Scene, path: Path) -> Path:
-    encode(render(scene), path, scene.fps)
-    return path
+def examine(
+    model: DynFocusForConditionalGeneration,
+    processor: DynFocusProcessor,
+    encoded: Iterable[BatchFeature],
+    scenes: Sequence[Scene],
+    seed: int,
+) -> DemoEvaluation:
+    """The questions that follow from the seed, answered greedily. encoded: of each scene, as `encoded_videos` gives."""
+    rng = np.random.default_rng(seed)
+    questions = [[random_question(scene, rng, kind) for kind in KINDS] for scene in scenes]
+    answers: list[str] = []
+    num_frames = 0
+    for video, asked in zip(encoded, questions, strict=True):
+        answers += _answers(model, processor, video, [question.text for question in asked])
+        num_frames = int(video["num_frames"])
+    flat = [question for asked in questions for question in asked]
+    return DemoEvaluation(flat, answers, blind_answers(flat), num_frames)
 
 
 @torch.inference_mode()
-def _ask(
-    model: DynFocusForConditionalGeneration,
-    processor: DynFocusProcessor,
-    paths: Sequence[Path],
-    questions: Sequence[str],
+def encoded_videos(
+    model: DynFocusForConditionalGeneration, processor: DynFocusProcessor, scenes: Iterable[Scene]
+) -> Iterator[BatchFeature]:
+    """Each scene rendered, written as H.264, read back, and passed through the vision tower: what a processor takes for
+    a video."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "scene.mp4"
+        for scene in scenes:
+            encode(render(scene), path, scene.fps)
+            frames = processor.video_processor([str(path)])
+            pixels = frames.pop("pixel_values_videos").to(model.device, model.dtype)
+            yield BatchFeature({**frames, "video_features": model.encode_patches(pixels)})
+
+
+@torch.inference_mode()
+def _answers(
+    model: DynFocusForConditionalGeneration, processor: DynFocusProcessor, video: BatchFeature, questions: Sequence[str]
 ) -> list[str]:
     conversations = [
-        [{"role": "user", "content": [{"type": "video", "video": str(path)}, {"type": "text", "text": question}]}]
-        for path, question in zip(paths, questions, strict=True)
+        [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": question}]}]
+        for question in questions
     ]
     inputs = processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True)
     output = model.generate(**inputs.to(model.device), max_new_tokens=8, do_sample=False)
     return processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def blind_answers(questions: Iterable[Question], num_scenes: int = 4000, seed: int = 0) -> list[str]:
+def blind_answers(questions: Iterable[Question], num_scenes: int = 2000, seed: int = 0) -> list[str]:
     """The likeliest of each question's options without its video, by counting answers in scenes of the training split.
 
     Of equally likely ones the first: of two named alternatives, that which was named first.
@@ -120,6 +133,8 @@ def blind_answers(questions: Iterable[Question], num_scenes: int = 4000, seed: i
     rng = np.random.default_rng(seed)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for index in range(num_scenes):
-        question = random_question(random_scene("train", seed, index), rng)
-        counts[question.text][question.answer] += 1
+        scene = random_scene("train", seed, index)
+        for kind in KINDS:
+            question = random_question(scene, rng, kind)
+            counts[question.text][question.answer] += 1
     return [max(question.options, key=counts[question.text].__getitem__) for question in questions]

@@ -17,8 +17,8 @@ _PER_QUESTION = ("qformer_input_ids", "qformer_attention_mask")
 class TrainingCollator:
     """Pads on the right and packs the visuals.
 
-    There is no attention mask: what stands behind a row's end is seen by no token before it, and has no loss. A batch of
-    text alone gets a black image there in its first row: all processes then run the same modules, and every trained
+    There is no attention mask: what stands behind a row's end is seen by no token before it, and has no loss. A batch
+    of text alone gets a black image there in its first row: all processes then run the same modules, and every trained
     weight has a gradient (here zero), without which processes that have a video in their batch would wait for those
     that have none.
 

@@ -7,11 +7,12 @@ import numpy as np
 
 from dynfocus.checkpoint_files import new_directory
 from dynfocus.demo.questions import random_question
-from dynfocus.demo.scenes import encode, random_scene, render
+from dynfocus.demo.rendering import encode, render
+from dynfocus.demo.scenes import random_scene
 
 
 def write_sample(output: Path | str, videos: int, seed: int = 0) -> None:
-    """Writes `videos` short synthetic videos and conversations.jsonl, a conversation of two turns about each.
+    """Writes `videos` synthetic videos and conversations.jsonl, a conversation of two turns about each.
 
     Raises:
         DynFocusError: `output` exists and is not empty, or cannot be written.

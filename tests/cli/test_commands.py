@@ -1,13 +1,19 @@
 """Usage errors, and the commands besides `ask`."""
 
 import os
+import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 from transformers.utils import is_accelerate_available
 
+from dynfocus.demo.questions import Question
 from dynfocus.loading import embedded_model
+from dynfocus.showcase import ShowcaseVideo
 from tests.cli.command import assert_refused, run
+
+SHOWCASE_RIGHT = 0.6  # of the embedded model's answers
 
 
 @pytest.mark.parametrize(
@@ -19,7 +25,7 @@ from tests.cli.command import assert_refused, run
         (["aks", "video.mp4"], "No such command 'aks'"),
         (["ask", "a.mp4", "who?", "--jsno"], "No such option"),
         (["ask", "a.mp4", "who?", "--max-new-tokens", "0"], "Invalid value for '--max-new-tokens'"),
-        (["eval", "demo", "--pairs", "0"], "Invalid value for '--pairs'"),
+        (["eval", "demo", "--videos", "0"], "Invalid value for '--videos'"),
         (["train", "demo"], "Missing option '--output'"),
         (["assemble", "out", "--vision", "x"], "Missing option '--qformer'"),
     ],
@@ -34,18 +40,32 @@ def test_a_random_model_fails_the_demo(model_directory, tmp_path):
     assert result.exit_code == 1, result.output
     assert sorted(os.listdir(output)) == ["index.html", "video-1.mp4", "video-1.png"]
     assert "WRONG" in result.stdout
-    assert f"of 3 answers are right. See {output / 'index.html'}" in result.stdout
+    assert f"of 8 answers are right. See {output / 'index.html'}" in result.stdout
     page = (output / "index.html").read_text(encoding="utf-8")
     assert 'src="data:image/png;base64,' in page
     assert 'src="data:video/mp4;base64,' in page
     assert 'class="wrong"' in page
-    assert "http" not in page  # Nothing is fetched from elsewhere.
+    assert "://" not in page  # Nothing is fetched from elsewhere.
 
 
 def test_the_embedded_model_passes_the_demo(tmp_path):
     result = run("demo", "--output", tmp_path / "demo")
     assert result.exit_code == 0, result.output
-    assert "9 of 9 answers are right" in result.stdout
+    right, asked = re.search(r"(\d+) of (\d+) answers are right", result.stdout).groups()
+    assert int(asked) == 24
+    assert int(right) >= SHOWCASE_RIGHT * 24
+
+
+@pytest.mark.parametrize("right, exit_code", [(0, 1), (3, 1), (4, 0), (8, 0)])
+def test_the_demo_fails_where_most_answers_are_wrong(model_directory, tmp_path, monkeypatch, right, exit_code):
+    questions = [Question("color", "What color is the circle?", "red")] * 8
+    answers = [SimpleNamespace(answer="red")] * right + [SimpleNamespace(answer="blue")] * (8 - right)
+    shown = [ShowcaseVideo(tmp_path / "video-1.mp4", questions, answers)]
+    monkeypatch.setattr("dynfocus.showcase.show", lambda *args, **kwargs: shown)
+    result = run("demo", "--model", model_directory, "--output", tmp_path)
+    assert result.exit_code == exit_code
+    assert f"{right} of 8 answers are right" in result.stdout
+    assert result.stdout.count("(right)") == right and result.stdout.count("(WRONG, it is red)") == 8 - right
 
 
 def test_the_embedded_model_is_in_the_package():
@@ -77,8 +97,8 @@ def test_thin_commands(model_directory, tmp_path, monkeypatch):
     monkeypatch.setattr("dynfocus.assembly.assemble", assemble)
     assert run("train", "demo", "--seed", 3, "--output", tmp_path / "new", "--overwrite").exit_code == 0
     assert seen["train"] == ((tmp_path / "new",), {"seed": 3, "overwrite": True})
-    assert run("eval", "demo", "--model", model_directory, "--pairs", 5).exit_code == 0
-    assert seen["eval"] == ((model_directory,), {"pairs": 5, "seed": 0})
+    assert run("eval", "demo", "--model", model_directory, "--videos", 5).exit_code == 0
+    assert seen["eval"] == ((model_directory,), {"videos": 5, "seed": 0})
     result = run(
         *("assemble", tmp_path / "out", "--vision", "v", "--qformer", "q", "--language-model", "l"),
         *("--config", tmp_path / "fields.json", "--dtype", "bfloat16"),

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import dynfocus_ops
-from dynfocus.demo.scenes import encode
+from dynfocus.demo.rendering import encode
 from dynfocus.training.recipe import Recipe
 from dynfocus.training.typed_yaml import from_mapping
 from tests.model import tiny
