@@ -76,7 +76,8 @@ def test_means_and_spreads():
     assert accuracy(made_up(BASE, 0, 7)) == pytest.approx(70)
     assert accuracy(made_up(BASE, 0, 7), ["count"], "blind") == pytest.approx(20)
     assert spread([61.0, 63.0]) == "62.0 ± 1.4" and spread([61.0]) == "61.0"
-    text = page({BASE: [made_up(BASE, 0, 7), made_up(BASE, 1, 9)], "k-means": [made_up("k-means", 0, 5)]})
+    others = {each.name: [made_up(each.name, 0, 5)] for each in VARIANTS}
+    text = page({**others, BASE: [made_up(BASE, 0, 7), made_up(BASE, 1, 9)]})
     assert "| 2/40 | rods and cones | 356 | 80.0 ± 14.1 |" in text
     assert "| k-means | events by k-means | 356 | 50.0 | 50.0 | 50.0 | 50.0 | 25 % | 1.0 | 1 |" in text
 
