@@ -52,7 +52,9 @@ def _by_ability(axes: Axes, rows: Sequence[Variant], runs: Mapping[str, Sequence
 def _over_tokens(axes: Axes, rows: Sequence[Variant], runs: Mapping[str, Sequence[Run]]) -> None:
     places = {each.name: (runs[each.name][0]["tokens"], mean(map(accuracy, runs[each.name]))) for each in rows}
     all_tokens, values = zip(*places.values(), strict=True)
-    labels = _apart(places, gap=(max(values) - min(values)) / LABELS)
+    gap = (max(values) - min(values)) / LABELS
+    labels = _apart(places, gap)
+    axes.set_ylim(min(values) - gap, max(labels.values()) + gap)
     for each in rows:
         tokens, value = places[each.name]
         color = INK if each.first_rank else FAINT
