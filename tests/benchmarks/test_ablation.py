@@ -120,3 +120,7 @@ def test_the_page_claims_what_the_runs_say():
     assert abs(mean(all_of("random")) - mean(all_of("2/0"))) < 1 > abs(mean(all_of("2/2")) - mean(all_of("2/0")))
     assert 0.3 < (mean(all_of("hard")) - mean(all_of("2/0"))) / (mean(all_of(BASE)) - mean(all_of("2/0"))) < 0.7
     assert min(all_of("2/0")) > max(all_of("0/38")) > max(all_of("uniform"))
+    (patches,), (k13,), (base,) = runs["over patches"], runs["K 13"], runs[BASE][:1]
+    assert patches["small_things_seen_closely"] == 0 and abs(accuracy(patches) - mean(all_of("2/0"))) < 1
+    assert accuracy(k13) < accuracy(base)
+    assert abs(k13["small_things_seen_closely"] - base["small_things_seen_closely"]) < 0.01
