@@ -23,7 +23,7 @@ bool runs_here(Capability capability) {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (capability == Capability::avx512) return avx512;
-  return avx512 && __builtin_cpu_supports("avx512bf16");
+  return avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 #else
   return false;
 #endif

@@ -15,8 +15,8 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// With so few points or channels differences cost next to nothing more.
-constexpr int64_t kFew = 32;
+// Channels whose squared differences are summed at a time, where they lie one after the other.
+constexpr int64_t kRun = 1024;
 
 // Entries are mended by blocks of this size: one by one, or all if more than one in kManyOf is not to be trusted.
 constexpr int64_t kMendedBlock = 128, kManyOf = 8;
@@ -156,7 +156,13 @@ void SquaredDistances::add_products(const PanelProduct& product, const Block& bl
 }
 
 float SquaredDistances::from_differences(int64_t i, int64_t j) const {
-  float x[Points::kMaxRead], y[Points::kMaxRead], sum = 0.0f;
+  float sum = 0.0f;
+  if (x_.element == kFloat32 && x_.in_place()) {
+    const float *x = in_place(i), *y = in_place(j);
+    for (int64_t c = 0; c < x_.channels; c += kRun) sum += panels_.squared_distance(x + c, y + c, std::min(kRun, x_.channels - c));
+    return sum;
+  }
+  float x[Points::kMaxRead], y[Points::kMaxRead];
   for (int64_t c = 0; c < x_.channels; c += Points::kMaxRead) {
     const int64_t n = std::min(Points::kMaxRead, x_.channels - c);
     sum += panels_.squared_distance(x_.run(b_, points_[i], c, n, x), x_.run(b_, points_[j], c, n, y), n);

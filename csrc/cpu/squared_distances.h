@@ -60,9 +60,22 @@ class SquaredDistances {
   // The same of points with themselves, at half the cost.
   bool among(const int64_t* points, int64_t count, float* to, int64_t stride, Workspace& workspace) const;
 
+  // One entry, from differences.
+  float from_differences(int64_t i, int64_t j) const;
+
   int64_t channels() const { return x_.channels; }
 
+  // Whether an entry from differences costs no more than to read two points, and an integer holds the products of their bytes.
+  bool is_screenable() const { return x_.element == kFloat32 && x_.in_place() && x_.channels > kFew && x_.channels <= 1 << 16; }
+
+  // Then, the channels of point i, and what is subtracted from them before they are multiplied.
+  const float* in_place(int64_t i) const { return static_cast<const float*>(x_.at(b_, points_[i], 0)); }
+  const float* offset() const { return offset_.data(); }
+
  private:
+  // With so few points or channels differences cost next to nothing more than products.
+  static constexpr int64_t kFew = 32;
+
   struct Block;
 
   void choose_offset();
@@ -72,7 +85,6 @@ class SquaredDistances {
   bool all_finite(const Block& block) const;
   bool mend(const Block& part, const float* row_squares, const float* column_squares, int64_t num_doubtful, Workspace& workspace) const;
   bool compute(const Block& block, Workspace& workspace) const;
-  float from_differences(int64_t i, int64_t j) const;
 
   const Points& x_;
   const int64_t b_;

@@ -1,7 +1,7 @@
 """Where native distances could go wrong: matrix products that cancel, tiles that stream by, ties, overflow.
 
 Up to 1,024 points all distances are kept, beyond that only near neighbours; beyond 32 points and channels they come
-from products, mended by differences.
+from products, mended by differences. test_native_screening has what else happens to many float32 points.
 """
 
 import pytest

@@ -8,7 +8,8 @@
 #if defined(__AVX2__) || defined(__F16C__)
 #if !defined(__clang__)
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 says so of its own _mm512_undefined_ps()
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 says so of its own _mm512_undefined_ps()
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
 #if !defined(__clang__)

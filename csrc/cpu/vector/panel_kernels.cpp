@@ -143,10 +143,14 @@ void add_squares(const float* panel, int64_t depth, float* squares) {
   }
 }
 
-inline float sum_of(Vector x) {
-  float total = 0.0f;
-  for (int64_t i = 0; i < kLanes; ++i) total += x[i];
-  return total;
+// In pairs, and pairs of pairs: one lane after the other would each wait for the one before.
+template <int64_t kCount>
+inline float sum_of(const float* lanes) {
+  if constexpr (kCount == 1) {
+    return lanes[0];
+  } else {
+    return sum_of<kCount / 2>(lanes) + sum_of<kCount / 2>(lanes + kCount / 2);
+  }
 }
 
 float squared_distance(const float* x, const float* y, int64_t n) {
@@ -158,7 +162,9 @@ float squared_distance(const float* x, const float* y, int64_t n) {
   }
   float rest = 0.0f;
   for (; c < n; ++c) rest += (x[c] - y[c]) * (x[c] - y[c]);
-  return sum_of(sum[0] + sum[1]) + rest;
+  float lanes[kLanes];
+  store(lanes, sum[0] + sum[1]);
+  return sum_of<kLanes>(lanes) + rest;
 }
 
 constexpr PanelProduct kDifferences = {nullptr, add_products<Difference>, add_own_products<Difference>};

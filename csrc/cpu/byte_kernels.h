@@ -1,0 +1,45 @@
+// Inner loops over points rounded to bytes. Their products are whole numbers, so exact, and four times as fast as those of floats; what
+// the rounding took away bounds how far a distance may be from that of the rounded points.
+#pragma once
+
+#include <cstdint>
+
+namespace dynfocus::cpu {
+
+// A point y = step * bytes + rest, |rest| <= error. square = |step * bytes|^2.
+struct RoundedPoint {
+  float step, error, square;
+};
+
+// Rounded points j as kernels see them, in arrays; a pair (i, j) may matter if its distance is at most reach[i] or reach[j].
+struct RoundedPoints {
+  const float *steps, *errors, *squares, *reaches;
+};
+
+// The point i of a row of pairs (i, j).
+struct RoundedRow {
+  RoundedPoint point;
+  float reach, far;
+};
+
+// All null where no instruction multiplies bytes. Every n is a multiple of kPanel, points beyond the last have square infinity.
+struct ByteKernels {
+  // bytes[c] = (x[c] - offset[c]) / step to the nearest, step the largest magnitude / 127
+  RoundedPoint (*round)(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes);
+  // panel[c / 4][p] = bytes c to c + 3 of points[p]; n is a multiple of 4
+  void (*pack)(const int8_t* const* points, int64_t n, int32_t* panel);
+  // sums[i][j] = start[i] + product of rows' point i with columns' point j plus 128, over 4 * depth bytes, for i < num_rows and
+  // j < num_columns, both rounded up to the registers'; without start, added to sums. From -128 times the sum of point i's bytes the sums
+  // come to its products with j itself.
+  void (*add_products)(const int32_t* rows, int64_t num_rows, const int32_t* columns, int64_t num_columns, int64_t depth,
+                       const int32_t* start, int32_t* sums, int64_t stride);
+  // At least k of the n pairs have a distance of at most this, and not many more; k <= kPanel
+  float (*kth_upper_bound)(const int32_t* products, const RoundedRow& row, const RoundedPoints& columns, int64_t n, int64_t k);
+  // The places j of pairs that may be within reach, or as far apart as row.far, ascending, points beyond the last
+  // maybe among them; returns how many. There is room for n
+  int64_t (*notable)(const int32_t* products, const RoundedRow& row, const RoundedPoints& columns, int64_t n, int32_t* places);
+};
+
+const ByteKernels& byte_kernels();
+
+}  // namespace dynfocus::cpu

@@ -1,0 +1,61 @@
+#include "rounded_sample.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "parallel.h"
+#include "variants.h"
+
+namespace dynfocus::cpu {
+
+DYNFOCUS_CHOOSE_VARIANT(ByteKernels, byte_kernels)
+
+RoundedSample::RoundedSample(const SquaredDistances& distances, int64_t count)
+    : kernels_(byte_kernels()),
+      depth_((distances.channels() + 3) / 4),
+      panels_(padded(count) * depth_),
+      steps_(padded(count)),
+      errors_(padded(count)),
+      squares_(padded(count), std::numeric_limits<float>::infinity()),
+      starts_(padded(count)) {
+  const double work = static_cast<double>(count * distances.channels());
+  for_each_task(padded(count) / kPanel, work, [] { return std::vector<int8_t>(); }, [&](int64_t panel, std::vector<int8_t>& bytes) {
+    pack(distances, panel * kPanel, std::min(kPanel, count - panel * kPanel), bytes);
+  });
+  is_usable_ = std::all_of(squares_.begin(), squares_.begin() + count, [](float square) { return square < 0x1p120f; }) &&
+               std::all_of(errors_.begin(), errors_.end(), [](float error) { return error < 0x1p60f; });
+}
+
+void RoundedSample::pack(const SquaredDistances& distances, int64_t first, int64_t count, std::vector<int8_t>& bytes) {
+  bytes.assign(kPanel * 4 * depth_, 0);
+  const int8_t* points[kPanel];
+  for (int64_t p = 0; p < kPanel; ++p) {
+    int8_t* to = &bytes[p * 4 * depth_];
+    points[p] = to;
+    if (p >= count) continue;
+    const int64_t i = first + p;
+    int32_t sum_of_bytes;
+    const RoundedPoint point = kernels_.round(distances.in_place(i), distances.offset(), distances.channels(), to, &sum_of_bytes);
+    steps_[i] = point.step;
+    errors_[i] = point.error;
+    squares_[i] = point.square;
+    starts_[i] = -128 * sum_of_bytes;
+  }
+  kernels_.pack(points, 4 * depth_, &panels_[first * depth_]);
+}
+
+void RoundedSample::multiply(int64_t i, int64_t rows, int64_t j, int64_t columns, int32_t* to, int64_t stride) const {
+  for (int64_t d = 0; d < depth_; d += kSlab) {
+    for (int64_t c = 0; c < columns; c += kPanel) {
+      const int32_t* column = &panels_[(j + c) * depth_ + d * kPanel];
+      for (int64_t r = 0; r < rows; r += kPanel) {
+        const int64_t within = (i + r) % kPanel;
+        kernels_.add_products(&panels_[(i + r - within) * depth_ + d * kPanel + within], std::min(kPanel, rows - r), column,
+                              std::min(kPanel, columns - c), std::min(kSlab, depth_ - d), d == 0 ? &starts_[i + r] : nullptr,
+                              to + r * stride + c, stride);
+      }
+    }
+  }
+}
+
+}  // namespace dynfocus::cpu

@@ -1,0 +1,224 @@
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "listed_neighborhood.h"
+#include "parallel.h"
+#include "rounded_sample.h"
+
+namespace dynfocus::cpu {
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// A distance computed from differences times this is no less than the distance.
+constexpr float kRoom = 1.0f + 0x1p-16f;
+
+// Pairs of points are screened in squares of so many rows and columns, by tasks of so many rows.
+constexpr int64_t kSquare = 1024, kBlock = 64;
+
+// The rows that tell beforehand how much is left to compute: some from a few places of the sample.
+constexpr int64_t kProbed = 8, kProbes = 2;
+
+// Measured on points of 40 to 3,584 channels: it pays from some 512 points on, if no more than one in kOneOf is left of a row.
+constexpr int64_t kFewest = 512, kOneOf = 12;
+
+// A sample's bytes are kept, up to 64 MiB.
+constexpr int64_t kMostBytes = 1 << 26;
+
+// Lists are no shorter.
+constexpr int64_t kShortest = 5;
+
+struct Pair {
+  int32_t i, j;
+  float squared;
+};
+
+// Distances of points rounded to bytes bound all distances. Only those that may be among a point's nearest, or the largest of all, are
+// computed, and from differences: no bit depends on what else is, or on who screens what.
+class ScreenedNeighborhood final : public ListedNeighborhood {
+ public:
+  ScreenedNeighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch)
+      : ListedNeighborhood(distances, count, k, std::max(k, kShortest)),
+        rounded_(distances, count),
+        stride_(padded(std::min(count, kSquare))),
+        products_(reinterpret_cast<int32_t*>(scratch.squared.reserve(std::max(stride_ * stride_, kProbed * padded(count))))),
+        reaches_(padded(count), -kInfinity),
+        no_reaches_(padded(count), -kInfinity) {
+    std::fill_n(reaches_.begin(), count, kInfinity);
+  }
+
+  bool pays() {
+    const int64_t columns = padded(count_);
+    std::vector<int32_t> places(columns);
+    int64_t left = 0, rows = 0;
+    if (!rounded_.is_usable()) return false;
+    for (int64_t probe = 0; probe < kProbes; ++probe) {
+      const int64_t first = (2 * probe + 1) * count_ / (2 * kProbes) / kProbed * kProbed;
+      rounded_.multiply(first, kProbed, 0, count_, products_, columns);
+      for (int64_t r = 0; r < kProbed; ++r, ++rows) {
+        const int32_t* products = products_ + r * columns;
+        const RoundedRow row{rounded_.point(first + r), reach_of(first + r, products, 0, count_), kInfinity};
+        const int64_t found = kernels_.notable(products, row, rounded_.points(0, no_reaches_.data()), columns, places.data());
+        left += std::lower_bound(places.begin(), places.begin() + found, count_) - places.begin();
+        const int64_t far = std::min_element(products, products + count_) - products;
+        farthest_ = std::max(farthest_, std::sqrt(distances_.from_differences(first + r, far)) / kRoom);
+      }
+    }
+    return left * kOneOf <= rows * count_;
+  }
+
+  void find_all() {
+    for (int64_t i = 0; i < count_; ++i) lists_.add(i, 0.0f, static_cast<int32_t>(i));
+    // Those on the diagonal first: they leave each point with near neighbours, and so with few to add later.
+    for (int64_t i = 0; i < count_; i += kSquare) find_within(i, i);
+    for (int64_t i = 0; i < count_; i += kSquare) {
+      for (int64_t j = i + kSquare; j < count_; j += kSquare) find_within(i, j);
+    }
+  }
+
+  Nearest nearest_before(const std::vector<int32_t>& order, bool with_points) const override {
+    Nearest nearest = ListedNeighborhood::nearest_before(order, with_points);
+    for (size_t place = 1; place < order.size(); ++place) {
+      const int32_t i = order[place];
+      nearest.squared[i] = distances_.from_differences(i, nearest.point[i]);  // as a search may have found it by products
+    }
+    return nearest;
+  }
+
+ protected:
+  // While all products are at hand they tell which of the others may be nearest.
+  void search(const std::vector<int64_t>& points, const std::vector<int64_t>& others, const Limit& limit, const Body& body) const override {
+    if (count_ > kSquare) return ListedNeighborhood::search(points, others, limit, body);
+    std::vector<int64_t> place(count_);
+    for (size_t at = 0; at < others.size(); ++at) place[others[at]] = static_cast<int64_t>(at);
+    const int64_t num_points = static_cast<int64_t>(points.size());
+    for_each_block(num_points, static_cast<double>(num_points * count_), [&](int64_t first, int64_t last) {
+      std::vector<float> squares(padded(count_), kInfinity);  // of those of the others that are looked at
+      std::vector<int32_t> found(padded(count_));
+      RoundedPoints candidates = rounded_.points(0, no_reaches_.data());
+      candidates.squares = squares.data();
+      for (int64_t p = first, seen = 0; p < last; ++p) {
+        const int64_t i = points[p];
+        for (const int64_t end = limit(i); seen < end; ++seen) squares[others[seen]] = rounded_.point(others[seen]).square;
+        const int32_t* products = products_ + i * stride_;
+        const float reach = kernels_.kth_upper_bound(products, {rounded_.point(i), 0.0f, 0.0f}, candidates, padded(count_), 1) * kRoom;
+        const RoundedRow row{rounded_.point(i), reach, kInfinity};
+        const int64_t num_found = kernels_.notable(products, row, candidates, padded(count_), found.data());
+        for (int64_t at = 0; at < num_found; ++at) {
+          if (squares[found[at]] == kInfinity) continue;
+          const float squared = distances_.from_differences(i, found[at]);
+          body(i, &squared, place[found[at]], 1);
+        }
+      }
+    });
+  }
+
+ private:
+  // Calls body(first, last) for each kBlock of [0, count).
+  template <class Body>
+  static void for_each_block(int64_t count, double work, const Body& body) {
+    for_each_task((count + kBlock - 1) / kBlock, work, [] { return 0; }, [&](int64_t block, int) {
+      body(block * kBlock, std::min(count, (block + 1) * kBlock));
+    });
+  }
+
+  // As many of the points [j, j + columns) as a list is long are no farther from point i than this.
+  float reach_of(int64_t i, const int32_t* products, int64_t j, int64_t columns) const {
+    const RoundedRow row{rounded_.point(i), 0.0f, 0.0f};
+    return kernels_.kth_upper_bound(products, row, rounded_.points(j, nullptr), padded(columns), lists_.length()) * kRoom;
+  }
+
+  // Adds the pairs of points [i, ...) and [j, ...), up to kSquare of each, to the lists of both.
+  void find_within(int64_t i, int64_t j) {
+    const int64_t rows = std::min(kSquare, count_ - i), columns = std::min(kSquare, count_ - j);
+    const double work = static_cast<double>(rows * columns);
+    for_each_block(rows, work * static_cast<double>(distances_.channels()) / 8, [&](int64_t first, int64_t last) {
+      multiply(i, j, columns, first, last);
+    });
+    if (i == j && rows >= lists_.length()) {
+      for_each_block(rows, work, [&](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; ++r) reaches_[i + r] = reach_of(i + r, products_ + r * stride_, j, columns);
+      });
+    }
+    std::vector<std::vector<Pair>> pairs((rows + kBlock - 1) / kBlock);
+    for_each_block(rows, work, [&](int64_t first, int64_t last) { pairs[first / kBlock] = find_pairs(i, j, columns, first, last); });
+    for_each_block(rows, work / kBlock, [&](int64_t first, int64_t) {
+      for (const Pair& pair : pairs[first / kBlock]) lists_.add(pair.i, pair.squared, pair.j);
+    });
+    add_to_columns(pairs, j, columns, work / kBlock);
+    for (const auto& block : pairs) {
+      for (const Pair& pair : block) largest_ = std::max(largest_, pair.squared);
+    }
+    farthest_ = std::max(farthest_, std::sqrt(largest_) / kRoom);
+    for (const int64_t first : {i, j}) {
+      for (int64_t p = first; p < std::min(count_, first + kSquare); ++p) {
+        reaches_[p] = std::min(reaches_[p], std::sqrt(*lists_.farthest(p)) * kRoom);
+      }
+    }
+  }
+
+  // The products of rows [first, last); on the diagonal those from their first column on, and in their mirror image.
+  void multiply(int64_t i, int64_t j, int64_t columns, int64_t first, int64_t last) const {
+    const int64_t left = i == j ? first : 0, right = left + kBlock;
+    int32_t* products = products_ + first * stride_;
+    rounded_.multiply(i + first, last - first, j + left, columns - left, products + left, stride_);
+    if (i != j || right >= columns) return;
+    row_kernels().transpose(reinterpret_cast<float*>(products + right), stride_, kBlock, padded(columns - right),
+                            reinterpret_cast<float*>(products_ + right * stride_ + first), stride_);
+  }
+
+  // Of rows [first, last); on the diagonal those above it.
+  std::vector<Pair> find_pairs(int64_t i, int64_t j, int64_t columns, int64_t first, int64_t last) const {
+    std::vector<Pair> pairs;
+    pairs.reserve(kBlock * lists_.length());
+    std::vector<int32_t> places(padded(columns));
+    for (int64_t r = first; r < last; ++r) {
+      const int64_t left = i == j ? std::min((r + 1) / kPanel * kPanel, columns) : 0;
+      const RoundedRow row{rounded_.point(i + r), reaches_[i + r], farthest_};
+      const RoundedPoints others = rounded_.points(j + left, &reaches_[j + left]);
+      const int64_t found = kernels_.notable(products_ + r * stride_ + left, row, others, padded(columns - left), places.data());
+      for (int64_t at = 0; at < found; ++at) {
+        const int64_t c = left + places[at];
+        if (c >= columns || (i == j && c <= r)) continue;
+        pairs.push_back({static_cast<int32_t>(i + r), static_cast<int32_t>(j + c), distances_.from_differences(i + r, j + c)});
+      }
+    }
+    return pairs;
+  }
+
+  // Each thread has a range of the columns, and a look at all pairs.
+  void add_to_columns(const std::vector<std::vector<Pair>>& pairs, int64_t j, int64_t columns, double work) {
+    const int64_t ranges = std::min<int64_t>(torch::stable::get_num_threads(), columns);
+    for_each_task(ranges, work, [] { return 0; }, [&](int64_t range, int) {
+      const int64_t first = j + range * columns / ranges, last = j + (range + 1) * columns / ranges;
+      for (const auto& block : pairs) {
+        for (const Pair& pair : block) {
+          if (first <= pair.j && pair.j < last) lists_.add(pair.j, pair.squared, pair.i);
+        }
+      }
+    });
+  }
+
+  const RoundedSample rounded_;
+  const int64_t stride_;
+  int32_t* const products_;     // [stride][stride], of the last square
+  const ByteKernels& kernels_ = byte_kernels();
+  std::vector<float> reaches_;  // nothing farther than this is among a point's nearest; of padding, nothing is
+  const std::vector<float> no_reaches_;
+  float farthest_ = 0.0f;       // the largest distance is no less
+};
+
+}  // namespace
+
+std::unique_ptr<Neighborhood> make_screened_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch) {
+  if (byte_kernels().round == nullptr || !distances.is_screenable()) return nullptr;
+  if (count < kFewest || count * distances.channels() > kMostBytes || k > kPanel || k * kOneOf > count) return nullptr;
+  auto screened = std::make_unique<ScreenedNeighborhood>(distances, count, k, scratch);
+  if (!screened->pays()) return nullptr;
+  screened->find_all();
+  return screened;
+}
+
+}  // namespace dynfocus::cpu

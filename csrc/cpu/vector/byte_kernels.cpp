@@ -1,0 +1,217 @@
+#include "../byte_kernels.h"
+
+#include "../panel_kernels.h"
+#include "../variants.h"
+#include "lanes.h"
+#include "transpose.h"
+
+namespace dynfocus::cpu {
+
+#if defined(__AVX512VNNI__)
+
+namespace vector {
+
+namespace {
+
+typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t)), aligned(alignof(int32_t)), may_alias));
+
+inline Ints load(const int32_t* from) { return *reinterpret_cast<const Ints*>(from); }
+
+constexpr float kInfinity = __builtin_inff();
+
+// What float arithmetic may be off by, with room: sums of squares relatively, and what of them is lost below the smallest float.
+constexpr float kSumError = 0x1p-10f, kSquareError = 0x1p-20f, kUnderflow = 0x1p-54f;
+
+float largest_magnitude(const float* x, const float* offset, int64_t n) {
+  Vector most = {};
+  int64_t c = 0;
+  for (; c + kLanes <= n; c += kLanes) {
+    most = (Vector)_mm512_max_ps((__m512)most, _mm512_abs_ps((__m512)(load(x + c) - load(offset + c))));
+  }
+  float largest = _mm512_reduce_max_ps((__m512)most);
+  for (; c < n; ++c) {
+    const float y = x[c] - offset[c], magnitude = y < 0.0f ? -y : y;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return largest;
+}
+
+RoundedPoint round(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes) {
+  const float step = largest_magnitude(x, offset, n) / 127.0f, per_step = step > 0.0f ? 1.0f / step : 0.0f;
+  Vector rest_square = {}, length_square = {};
+  Ints sum = {}, byte_square = {};
+  for (int64_t c = 0; c < n; c += kLanes) {
+    const __mmask16 valid = n - c < kLanes ? static_cast<__mmask16>((1u << (n - c)) - 1u) : static_cast<__mmask16>(-1);
+    const Vector y = (Vector)_mm512_sub_ps(_mm512_maskz_loadu_ps(valid, x + c), _mm512_maskz_loadu_ps(valid, offset + c));
+    const __m512i nearest = _mm512_cvtps_epi32((__m512)(y * per_step));  // out of range only if the step is not finite, or too small
+    const __m512i rounded = _mm512_max_epi32(_mm512_min_epi32(nearest, _mm512_set1_epi32(127)), _mm512_set1_epi32(-127));
+    const Vector rest = y - step * (Vector)_mm512_cvtepi32_ps(rounded);
+    rest_square += rest * rest;
+    length_square += y * y;
+    sum += (Ints)rounded;
+    byte_square += (Ints)rounded * (Ints)rounded;
+    _mm_mask_storeu_epi8(bytes + c, valid, _mm512_cvtsepi32_epi8(rounded));
+  }
+  *sum_of_bytes = _mm512_reduce_add_epi32((__m512i)sum);
+  const float rests = _mm512_reduce_add_ps((__m512)rest_square), lengths = _mm512_reduce_add_ps((__m512)length_square);
+  // The subtraction of the offset has rounded, too.
+  const float error = __builtin_sqrtf(rests) * (1.0f + kSumError) + __builtin_sqrtf(lengths) * 0x1p-23f + kUnderflow;
+  return {step, error, step * step * static_cast<float>(_mm512_reduce_add_epi32((__m512i)byte_square))};
+}
+
+void pack(const int8_t* const* points, int64_t n, int32_t* panel) {
+  for (int64_t p = 0; p < kPanel; p += kLanes) {
+    int64_t c = 0;
+    for (; c + 4 * kLanes <= n; c += 4 * kLanes) {
+      Vector rows[kLanes];
+#pragma GCC unroll 16
+      for (int64_t q = 0; q < kLanes; ++q) __builtin_memcpy(&rows[q], points[p + q] + c, sizeof(Vector));
+      transpose(rows);
+#pragma GCC unroll 16
+      for (int64_t k = 0; k < kLanes; ++k) __builtin_memcpy(panel + (c / 4 + k) * kPanel + p, &rows[k], sizeof(Vector));
+    }
+    for (; c < n; c += 4) {
+      for (int64_t q = p; q < p + kLanes; ++q) __builtin_memcpy(panel + c / 4 * kPanel + q, points[q] + c, sizeof(int32_t));
+    }
+  }
+}
+
+// The instruction takes bytes from 0 to 255 on one side: those of the columns, plus 128.
+template <int64_t kRows, int64_t kVectors>
+inline void add_tile(const int32_t* rows, const int32_t* columns, int64_t depth, const int32_t* start, int32_t* sums, int64_t stride) {
+  const __m512i shift = _mm512_set1_epi8(-128);
+  __m512i sum[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int64_t v = 0; v < kVectors; ++v) {
+      sum[r][v] = start ? _mm512_set1_epi32(start[r]) : _mm512_loadu_si512(sums + r * stride + v * kLanes);
+    }
+  }
+  for (int64_t c = 0; c < depth; ++c) {
+    __m512i column[kVectors];
+#pragma GCC unroll 2
+    for (int64_t v = 0; v < kVectors; ++v) {
+      column[v] = _mm512_xor_si512(_mm512_loadu_si512(columns + c * kPanel + v * kLanes), shift);
+    }
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kRows; ++r) {
+      const __m512i row = _mm512_set1_epi32(rows[c * kPanel + r]);
+#pragma GCC unroll 2
+      for (int64_t v = 0; v < kVectors; ++v) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], column[v], row);
+    }
+  }
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int64_t v = 0; v < kVectors; ++v) _mm512_storeu_si512(sums + r * stride + v * kLanes, sum[r][v]);
+  }
+}
+
+void add_products(const int32_t* rows, int64_t num_rows, const int32_t* columns, int64_t num_columns, int64_t depth,
+                  const int32_t* start, int32_t* sums, int64_t stride) {
+  constexpr int64_t kRows = 8;
+  static_assert(kPanel == 2 * kLanes);
+  for (int64_t i = 0; i < num_rows; i += kRows) {
+    if (num_columns <= kLanes) {
+      add_tile<kRows, 1>(rows + i, columns, depth, start ? start + i : nullptr, sums + i * stride, stride);
+    } else {
+      add_tile<kRows, 2>(rows + i, columns, depth, start ? start + i : nullptr, sums + i * stride, stride);
+    }
+  }
+}
+
+// |z_i|^2 + |z_j|^2 - 2 z_i.z_j of the rounded points z, at least and at most; and error_i + error_j.
+struct Pairs {
+  Pairs(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns)
+      : products_(products), columns_(columns), square_(Vector{} + point.square), twice_step_(Vector{} + 2.0f * point.step),
+        error_(Vector{} + point.error) {}
+
+  void squares(int64_t j, Vector& least, Vector& most) const {
+    const Vector product = (Vector)_mm512_cvtepi32_ps((__m512i)load(products_ + j));
+    const Vector sum = load(columns_.squares + j) + square_, twice = load(columns_.steps + j) * twice_step_ * product;
+    least = sum * (1.0f - kSquareError) - twice;
+    most = sum * (1.0f + kSquareError) - twice;
+  }
+  Vector errors(int64_t j) const { return load(columns_.errors + j) + error_; }
+
+ private:
+  const int32_t* const products_;
+  const RoundedPoints columns_;
+  const Vector square_, twice_step_, error_;
+};
+
+inline Vector larger(Vector x, Vector y) { return (Vector)_mm512_max_ps((__m512)x, (__m512)y); }
+inline Vector smaller(Vector x, Vector y) { return (Vector)_mm512_min_ps((__m512)x, (__m512)y); }
+
+// At least the square root, and no more than 2^-12 of it above: the instruction is off by 2^-14 and four times as fast as the root's.
+inline Vector root_above(Vector square) {
+  const Vector positive = larger(square, Vector{} + 0x1p-120f);
+  return positive * (Vector)_mm512_rsqrt14_ps((__m512)positive) * (1.0f + 0x1p-13f);
+}
+
+// Of the pairs in kPanel groups, each group's least upper bound: the k-th smallest of those. A group takes another lane at each step, as
+// points near each other are often a row of patches, so maybe kPanel, apart.
+float kth_upper_bound(const int32_t* products, const RoundedRow& row, const RoundedPoints& columns, int64_t n, int64_t k) {
+  constexpr int64_t kVectors = kPanel / kLanes;
+  constexpr int kTurn = 5;
+  const Pairs pairs(products, row.point, columns);
+  Vector least_bound[kVectors] = {Vector{} + kInfinity, Vector{} + kInfinity};
+  for (int64_t j = 0; j < n; j += kPanel) {
+#pragma GCC unroll 2
+    for (int64_t v = 0; v < kVectors; ++v) {
+      Vector least, most;
+      pairs.squares(j + v * kLanes, least, most);
+      const Vector turned = (Vector)_mm512_alignr_epi32((__m512i)least_bound[v], (__m512i)least_bound[v], kTurn);
+      least_bound[v] = smaller(root_above(most) + pairs.errors(j + v * kLanes), turned);
+    }
+  }
+  float bounds[kPanel];
+  for (int64_t v = 0; v < kVectors; ++v) store(bounds + v * kLanes, least_bound[v]);
+  Ints no_larger[kVectors] = {};  // how many of all are at most this one
+  for (int64_t w = 0; w < kPanel; ++w) {
+#pragma GCC unroll 2
+    for (int64_t v = 0; v < kVectors; ++v) no_larger[v] -= bounds[w] <= least_bound[v];
+  }
+  __m512 kth = _mm512_set1_ps(kInfinity);
+  for (int64_t v = 0; v < kVectors; ++v) {
+    const __mmask16 enough = _mm512_cmpge_epi32_mask((__m512i)no_larger[v], _mm512_set1_epi32(static_cast<int32_t>(k)));
+    kth = _mm512_mask_min_ps(kth, enough, kth, (__m512)least_bound[v]);
+  }
+  return _mm512_reduce_min_ps(kth);
+}
+
+// | |z_i - z_j| - d | <= error_i + error_j
+int64_t notable(const int32_t* products, const RoundedRow& row, const RoundedPoints& columns, int64_t n, int32_t* places) {
+  const Pairs pairs(products, row.point, columns);
+  const float* reaches = columns.reaches;
+  const Vector reach = Vector{} + row.reach, far = Vector{} + row.far;
+  __m512i place = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  int32_t* end = places;
+  for (int64_t j = 0; j < n; j += kLanes) {
+    Vector least, most;
+    pairs.squares(j, least, most);
+    const Vector errors = pairs.errors(j), within = larger(load(reaches + j), reach) + errors, beyond = larger(far - errors, Vector{});
+    const __mmask16 found = _mm512_cmp_ps_mask((__m512)least, (__m512)(within * within), _CMP_LE_OQ) |
+                            _mm512_cmp_ps_mask((__m512)most, (__m512)(beyond * beyond), _CMP_GE_OQ);
+    _mm512_storeu_si512(end, _mm512_maskz_compress_epi32(found, place));
+    end += __builtin_popcount(found);
+    place = _mm512_add_epi32(place, _mm512_set1_epi32(kLanes));
+  }
+  return end - places;
+}
+
+}  // namespace
+
+}  // namespace vector
+
+DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, vector::round, vector::pack, vector::add_products, vector::kth_upper_bound,
+                        vector::notable)
+
+#else
+
+DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, nullptr, nullptr, nullptr, nullptr, nullptr)
+
+#endif
+
+}  // namespace dynfocus::cpu

@@ -1,0 +1,152 @@
+"""Where the CPU multiplies bytes, large float32 samples are screened: bytes bound the distances, few are computed.
+
+Those come from differences, all others of a sample from products; so the same points, clustered by the instruction set
+without such a multiplication, tell by their last bits whether they were screened.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from dynfocus_ops import density_peak_distance, dpc_knn, knn_log_density, nearest_center
+from dynfocus_ops.ops.dpc_knn import DPCKNN
+from tests.ops.staged import check_dpc_knn
+from tests.ops.support import assert_same_bits, threads
+
+
+@pytest.fixture(autouse=True)
+def needs_bytes(runnable_capabilities, monkeypatch) -> None:
+    if "avx512_bf16" not in runnable_capabilities:
+        pytest.skip("this CPU or this build multiplies no bytes")
+    monkeypatch.setenv("DYNFOCUS_CPU_CAPABILITY", "avx512_bf16")
+
+
+def clustered(x: Tensor, num_clusters: int, k: int, monkeypatch: pytest.MonkeyPatch, **other) -> tuple[DPCKNN, bool]:
+    """The result, and whether x was screened."""
+    found = dpc_knn(x, num_clusters, k, backend="cpu", **other)
+    monkeypatch.setenv("DYNFOCUS_CPU_CAPABILITY", "avx512")
+    unscreened = dpc_knn(x, num_clusters, k, backend="cpu", **other)
+    monkeypatch.setenv("DYNFOCUS_CPU_CAPABILITY", "avx512_bf16")
+    return found, not torch.equal(found.log_density, unscreened.log_density)
+
+
+def points(kind: str, count: int, channels: int) -> Tensor:
+    """[1, count, channels]: what may be hard to round to bytes."""
+    x = torch.randn(1, 40, channels)[:, torch.arange(count) % 40] + 0.4 * torch.randn(1, count, channels)
+    if kind == "far from 0":
+        x += 30 * torch.randn(channels)
+    elif kind == "one large channel":  # the step of the bytes is that channel's
+        x[..., 3] *= 50
+    elif kind == "one large token":
+        x[:, count // 2] *= 1000
+    elif kind == "any length":
+        x *= torch.randn(1, count, 1).exp()
+    elif kind == "duplicates":
+        x[:, count // 2 :] = x[:, : count - count // 2]
+    elif kind == "few values":
+        x = torch.randint(-3, 4, (1, count, channels)).float()
+    elif kind == "small":
+        x *= 1e-10
+    elif kind == "large":
+        x *= 1e15
+    else:
+        assert kind == "objects"
+    return x
+
+
+KINDS = ("objects", "far from 0", "one large channel", "one large token", "any length", "duplicates", "few values")
+
+
+SIZES = [(600, 75, 5), (1030, 45, 3)]  # one square of pairs, and one with just a few points beyond
+
+
+@pytest.mark.parametrize(
+    ("count", "channels", "k", "kind"),
+    [
+        *((*size, kind) for size in SIZES for kind in (*KINDS, "small", "large")),
+        (2100, 34, 6, "any length"),  # three squares a side
+        (520, 517, 5, "objects"),  # more channels than are packed at a time
+    ],
+)
+def test_each_stage_is_right(count: int, channels: int, k: int, kind: str, monkeypatch) -> None:
+    x = points(kind, count, channels)
+    found, screened = clustered(x, 30, k, monkeypatch)
+    assert screened or kind in ("few values", "one large channel")  # sums of small integers have no last bits
+    check_dpc_knn(x, found, 30, k)
+
+
+@pytest.mark.parametrize("count", [600, 2100])
+def test_mask_and_noise(count: int, monkeypatch) -> None:
+    x = points("far from 0", count, 75)
+    mask = torch.rand(1, count) > 0.1
+    x[~mask] = torch.nan
+    noise = torch.rand(1, count) * 1e-3
+    found, screened = clustered(x, 20, 6, monkeypatch, mask=mask, noise=noise)
+    expected = dpc_knn(x, 20, 6, mask=mask, noise=noise, backend="reference")
+    assert screened
+    assert torch.equal(found.assignment, expected.assignment)
+    assert torch.equal(found.centers, expected.centers)
+    torch.testing.assert_close(found.log_density, expected.log_density, rtol=4e-6, atol=0)
+    torch.testing.assert_close(found.delta, expected.delta, rtol=4e-6, atol=0)
+
+
+@pytest.mark.parametrize("count", [600, 2100])
+def test_ties_of_small_integers_are_ties(count: int) -> None:
+    x = torch.randint(-2, 3, (1, count, 40)).float()
+    found, expected = (dpc_knn(x, 30, 4, distance_scale=1.0, backend=name) for name in ("cpu", "reference"))
+    assert_same_bits(found.log_density, expected.log_density)
+    assert_same_bits((found.centers, found.assignment), (expected.centers, expected.assignment))
+    torch.testing.assert_close(found.delta, expected.delta, rtol=2e-7, atol=0)  # a square root's last bit
+
+
+@pytest.mark.parametrize("count", [600, 1030, 2100])
+def test_bits_do_not_depend_on_threads_or_batch_mates(count: int, monkeypatch) -> None:
+    x = points("objects", count, 60)
+    found, screened = clustered(x, 20, 6, monkeypatch)
+    assert screened
+    batch = torch.cat([torch.randn_like(x), x, x[:, torch.randperm(count)]])
+    for number in (1, 2, 5):
+        with threads(number):
+            assert_same_bits(tuple(dpc_knn(x, 20, 6, backend="cpu")), tuple(found))
+            mates = dpc_knn(batch, 20, 6, backend="cpu")
+            assert_same_bits(tuple(part[1:2] for part in mates), tuple(found))
+
+
+@pytest.mark.parametrize("count", [600, 2100])
+def test_parts_compose_to_the_whole(count: int) -> None:
+    x = points("objects", count, 50)
+    whole = dpc_knn(x, 20, 6, backend="cpu")
+    log_density = knn_log_density(x, 6, backend="cpu")
+    assert_same_bits(log_density, whole.log_density)
+    assert_same_bits(density_peak_distance(x, log_density, backend="cpu")[0], whole.delta)
+    assert_same_bits(nearest_center(x, whole.centers, backend="cpu"), whole.assignment)
+
+
+@pytest.mark.parametrize(
+    ("count", "channels", "k", "kind", "dtype"),
+    [
+        (500, 75, 5, "objects", torch.float32),  # few points
+        (600, 30, 5, "objects", torch.float32),  # few channels
+        (600, 75, 60, "objects", torch.float32),  # many neighbours
+        (600, 75, 5, "objects", torch.float16),
+        (520, 1000, 5, "noise", torch.float32),  # all distances nearly equal: bytes tell them apart no more
+        (600, 75, 5, "overflow", torch.float32),  # the squares of bytes' lengths would
+    ],
+)
+def test_what_is_not_screened(count: int, channels: int, k: int, kind: str, dtype: torch.dtype, monkeypatch) -> None:
+    kinds = {
+        "noise": lambda: torch.randn(1, count, channels),
+        "overflow": lambda: points("large", count, channels) * 1e3,
+    }
+    x = kinds.get(kind, lambda: points(kind, count, channels))().to(dtype)
+    found, screened = clustered(x, 20, k, monkeypatch)
+    assert not screened
+    check_dpc_knn(x, found, 20, k)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 3e19])
+def test_refuses_what_is_not_finite(bad: float) -> None:
+    x = points("objects", 600, 75)
+    x[0, 400, 7] = bad
+    with pytest.raises(ValueError, match=r"x has|small enough for squared distances to be finite"):
+        dpc_knn(x, 5, 3, backend="cpu")
