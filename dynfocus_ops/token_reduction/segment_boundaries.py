@@ -2,7 +2,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from dynfocus_ops.checks import check_finite, check_int, check_not_empty, check_tensor, checks_values, score_dtype
 
@@ -32,8 +31,9 @@ def segment_boundaries(
     check_not_empty("frames", frames)
     check_int("min_segments", min_segments, 1)
     check_int("num_smallest", num_smallest, 0)
-    unit = normalize(frames.detach().to(score_dtype(frames)), dim=-1)
-    similarity = (unit[:-1] * unit[1:]).sum(-1)
+    points = frames.detach().to(score_dtype(frames))
+    length = torch.linalg.vector_norm(points, dim=-1).clamp_(min=1e-12)
+    similarity = torch.linalg.vecdot(points[:-1], points[1:]).div_(length[:-1]).div_(length[1:])
     if checks_values(frames) and not math.isfinite(float(similarity.sum())):
         check_finite("frames", frames, None)
     cuts = similarity < threshold

@@ -127,6 +127,19 @@ def test_half_precision_is_read_exactly(capability: str) -> None:
     torch.testing.assert_close(-log_density[:, 0].double(), squared, rtol=1e-6, atol=1e-45)
 
 
+def test_flushing_of_subnormals_loses_no_bfloat16(capability: str) -> None:
+    """Two bfloat16s packed in a float's place look subnormal where the second is 0."""
+    x = torch.randn(1, 70, 40).bfloat16()
+    x[..., 1::2] = 0
+    expected = dpc_knn(x, 4, 3)
+    assert torch.set_flush_denormal(True)
+    try:
+        found = dpc_knn(x, 4, 3)
+    finally:
+        torch.set_flush_denormal(False)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 def test_bitwise_repeatable_on_any_threads(capability: str) -> None:
     x = torch.randn(3, 300, 40)
     mask = torch.rand(3, 300) > 0.2

@@ -124,8 +124,8 @@ void add_products(const int32_t* rows, int64_t num_rows, const int32_t* columns,
 // |z_i|^2 + |z_j|^2 - 2 z_i.z_j of the rounded points z, at least and at most; and error_i + error_j.
 struct Pairs {
   Pairs(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns)
-      : products_(products), columns_(columns), square_(Vector{} + point.square), twice_step_(Vector{} + 2.0f * point.step),
-        error_(Vector{} + point.error) {}
+      : products_(products), columns_(columns), square_(broadcast(point.square)), twice_step_(broadcast(2.0f * point.step)),
+        error_(broadcast(point.error)) {}
 
   void squares(int64_t j, Vector& least, Vector& most) const {
     const Vector product = (Vector)_mm512_cvtepi32_ps((__m512i)load(products_ + j));
@@ -146,7 +146,7 @@ inline Vector smaller(Vector x, Vector y) { return (Vector)_mm512_min_ps((__m512
 
 // At least the square root, and no more than 2^-12 of it above: the instruction is off by 2^-14 and four times as fast as the root's.
 inline Vector root_above(Vector square) {
-  const Vector positive = larger(square, Vector{} + 0x1p-120f);
+  const Vector positive = larger(square, broadcast(0x1p-120f));
   return positive * (Vector)_mm512_rsqrt14_ps((__m512)positive) * (1.0f + 0x1p-13f);
 }
 
@@ -156,7 +156,7 @@ float kth_upper_bound(const int32_t* products, const RoundedRow& row, const Roun
   constexpr int64_t kVectors = kPanel / kLanes;
   constexpr int kTurn = 5;
   const Pairs pairs(products, row.point, columns);
-  Vector least_bound[kVectors] = {Vector{} + kInfinity, Vector{} + kInfinity};
+  Vector least_bound[kVectors] = {broadcast(kInfinity), broadcast(kInfinity)};
   for (int64_t j = 0; j < n; j += kPanel) {
 #pragma GCC unroll 2
     for (int64_t v = 0; v < kVectors; ++v) {
@@ -185,7 +185,7 @@ float kth_upper_bound(const int32_t* products, const RoundedRow& row, const Roun
 int64_t notable(const int32_t* products, const RoundedRow& row, const RoundedPoints& columns, int64_t n, int32_t* places) {
   const Pairs pairs(products, row.point, columns);
   const float* reaches = columns.reaches;
-  const Vector reach = Vector{} + row.reach, far = Vector{} + row.far;
+  const Vector reach = broadcast(row.reach), far = broadcast(row.far);
   __m512i place = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   int32_t* end = places;
   for (int64_t j = 0; j < n; j += kLanes) {

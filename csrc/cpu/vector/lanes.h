@@ -32,7 +32,16 @@ constexpr int64_t kLanes = 4, kRegisters = 16;
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(alignof(float)), may_alias));
 
 [[maybe_unused]] inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-[[maybe_unused]] inline Vector broadcast(float x) { return Vector{} + x; }
+// Bit for bit, whatever x stands for: 0 + x would be an addition, which quiets a NaN, and flushes what is too small where that is wanted.
+[[maybe_unused]] inline Vector broadcast(float x) {
+#if defined(__AVX512F__)
+  return (Vector)_mm512_set1_ps(x);
+#elif defined(__AVX2__)
+  return (Vector)_mm256_set1_ps(x);
+#else
+  return Vector{x, x, x, x};
+#endif
+}
 [[maybe_unused]] inline void store(float* to, Vector vector) { *reinterpret_cast<Vector*>(to) = vector; }
 
 }  // namespace

@@ -122,7 +122,7 @@ float kth_group_minimum(const float* row, int64_t n, int64_t k) {
 #pragma GCC unroll 8
     for (int64_t v = 0; v < kVectors; ++v) no_larger[v] -= minima[w] <= least[v];
   }
-  Vector bound = Vector{} + kInfinity;  // the smallest one that at least k are at most
+  Vector bound = broadcast(kInfinity);  // the smallest one that at least k are at most
   for (int64_t v = 0; v < kVectors; ++v) {
     bound = ((no_larger[v] >= static_cast<int32_t>(k)) & (least[v] < bound)) ? least[v] : bound;
   }
@@ -136,7 +136,7 @@ bool all_finite(const float* row, int64_t n) {
 }
 
 float smallest_before(const float* row, const int32_t* rank, int32_t own_rank, int64_t n) {
-  Vector least = Vector{} + kInfinity;
+  Vector least = broadcast(kInfinity);
   for (int64_t j = 0; j < n; j += kLanes) {
     const Vector entry = load(row + j);
     least = ((load(rank + j) < own_rank) & (entry < least)) ? entry : least;
