@@ -22,7 +22,8 @@ struct RoundedRow {
   float reach, far;
 };
 
-// All null where no instruction multiplies bytes. Every n is a multiple of kPanel, points beyond the last have square infinity.
+// All null where no instruction multiplies bytes. Of pairs, n is a multiple of kPanel: points beyond the last have step 0 and square
+// infinity, whatever their products.
 struct ByteKernels {
   // bytes[c] = (x[c] - offset[c]) / step to the nearest, step the largest magnitude / 127
   RoundedPoint (*round)(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes);
@@ -33,10 +34,10 @@ struct ByteKernels {
   // come to its products with j itself.
   void (*add_products)(const int32_t* rows, int64_t num_rows, const int32_t* columns, int64_t num_columns, int64_t depth,
                        const int32_t* start, int32_t* sums, int64_t stride);
-  // At least k of the n pairs have a distance of at most this, and not many more; k <= kPanel
-  float (*kth_upper_bound)(const int32_t* products, const RoundedRow& row, const RoundedPoints& columns, int64_t n, int64_t k);
-  // The places j of pairs that may be within reach, or as far apart as row.far, ascending, points beyond the last
-  // maybe among them; returns how many. There is room for n
+  // At least k of the n pairs of `point` have a distance of at most this, and not many more; k <= kPanel
+  float (*kth_upper_bound)(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, int64_t k);
+  // The places j of pairs that may be within reach, or as far apart as row.far, ascending, points beyond the last maybe among them;
+  // returns how many. There is room for n
   int64_t (*notable)(const int32_t* products, const RoundedRow& row, const RoundedPoints& columns, int64_t n, int32_t* places);
 };
 

@@ -46,7 +46,7 @@ std::unique_ptr<Neighborhood> make_dense_neighborhood(const SquaredDistances& di
 std::unique_ptr<Neighborhood> make_streamed_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k);
 
 // The same, from bounds that bytes give, where that is quicker; else nothing. Memory O(count k), a byte a channel of all points (at
-// most 64 MiB), 4 MiB.
+// most 64 MiB), up to some 25 MiB.
 std::unique_ptr<Neighborhood> make_screened_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch);
 
 inline std::unique_ptr<Neighborhood> make_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch) {

@@ -12,6 +12,7 @@ DYNFOCUS_CHOOSE_VARIANT(ByteKernels, byte_kernels)
 
 RoundedSample::RoundedSample(const SquaredDistances& distances, int64_t count)
     : kernels_(byte_kernels()),
+      count_(count),
       depth_((distances.channels() + 3) / 4),
       panels_(padded(count) * depth_),
       steps_(padded(count)),
@@ -42,6 +43,10 @@ void RoundedSample::pack(const SquaredDistances& distances, int64_t first, int64
     starts_[i] = -128 * sum_of_bytes;
   }
   kernels_.pack(points, 4 * depth_, &panels_[first * depth_]);
+}
+
+int64_t RoundedSample::longest() const {
+  return std::max_element(squares_.begin(), squares_.begin() + count_) - squares_.begin();
 }
 
 void RoundedSample::multiply(int64_t i, int64_t rows, int64_t j, int64_t columns, int32_t* to, int64_t stride) const {

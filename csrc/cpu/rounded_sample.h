@@ -18,23 +18,27 @@ class RoundedSample {
   // False where bytes bound nothing: a point is not finite, or its square nearly not.
   bool is_usable() const { return is_usable_; }
 
-  // to[r * stride + c] = product of points i + r and j + c, for r < rows and c < columns, both rounded up to kPanel; j is a multiple of
-  // kPanel, and so is i, unless all rows are of its panel.
+  // to[r * stride + c] = product of points i + r and j + c, for r < rows and c < columns; up to kPanel, of either, whatever is there may be
+  // overwritten. j is a multiple of kPanel, and so is i, unless all rows are of its panel.
   void multiply(int64_t i, int64_t rows, int64_t j, int64_t columns, int32_t* to, int64_t stride) const;
+
+  // A point of the largest |step * bytes|
+  int64_t longest() const;
 
   RoundedPoint point(int64_t i) const { return {steps_[i], errors_[i], squares_[i]}; }
 
   // Points [j, ...), with as many reaches.
-  RoundedPoints points(int64_t j, const float* reaches) const { return {&steps_[j], &errors_[j], &squares_[j], reaches}; }
+  RoundedPoints points(int64_t j, const float* reaches) const { return {steps_.data() + j, errors_.data() + j, squares_.data() + j, reaches}; }
 
  private:
   // Points [first, first + count), one panel; `bytes` is room for them.
   void pack(const SquaredDistances& distances, int64_t first, int64_t count, std::vector<int8_t>& bytes);
 
   const ByteKernels& kernels_;
+  const int64_t count_;
   const int64_t depth_;                          // channels / 4, rounded up
   std::vector<int32_t> panels_;                  // [count / kPanel][depth][kPanel]
-  std::vector<float> steps_, errors_, squares_;  // [count], and up to a whole panel what no point is near
+  std::vector<float> steps_, errors_, squares_;  // [count], and up to a whole panel 0, 0 and infinity
   std::vector<int32_t> starts_;                  // of its products
   bool is_usable_;
 };

@@ -12,23 +12,34 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// A distance computed from differences times this is no less than the distance.
+// A distance computed from differences is no farther from the distance than by this factor.
 constexpr float kRoom = 1.0f + 0x1p-16f;
 
 // Pairs of points are screened in squares of so many rows and columns, by tasks of so many rows.
 constexpr int64_t kSquare = 1024, kBlock = 64;
 
+// To look at a pair's bounds takes as long as so many multiplications.
+constexpr double kScanned = 16;
+
 // The rows that tell beforehand how much is left to compute: some from a few places of the sample.
 constexpr int64_t kProbed = 8, kProbes = 2;
 
-// Measured on points of 40 to 3,584 channels: it pays from some 512 points on, if no more than one in kOneOf is left of a row.
-constexpr int64_t kFewest = 512, kOneOf = 12;
+// From how many points on it pays, and how few of a row must be left: one in so many. Measured on points of 40 to 3,584 channels; to read
+// those of a sample that no cache holds costs several times as much.
+struct Worth {
+  int64_t fewest, one_of;
+};
+constexpr int64_t kCached = 1 << 23;  // floats
+Worth worth(int64_t count, int64_t channels) { return count * channels <= kCached ? Worth{512, 12} : Worth{4096, 64}; }
 
 // A sample's bytes are kept, up to 64 MiB.
 constexpr int64_t kMostBytes = 1 << 26;
 
-// Lists are no shorter.
+// Lists are no shorter than this, against searches.
 constexpr int64_t kShortest = 5;
+
+// Its square is above that of any reach, and finite.
+constexpr float kNoCandidate = 0x1p126f;
 
 struct Pair {
   int32_t i, j;
@@ -43,30 +54,37 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
       : ListedNeighborhood(distances, count, k, std::max(k, kShortest)),
         rounded_(distances, count),
         stride_(padded(std::min(count, kSquare))),
-        products_(reinterpret_cast<int32_t*>(scratch.squared.reserve(std::max(stride_ * stride_, kProbed * padded(count))))),
+        products_(reinterpret_cast<int32_t*>(scratch.squared.reserve(std::max(stride_ * stride_, kProbes * kProbed * padded(count))))),
         reaches_(padded(count), -kInfinity),
         no_reaches_(padded(count), -kInfinity) {
     std::fill_n(reaches_.begin(), count, kInfinity);
   }
 
   bool pays() {
-    const int64_t columns = padded(count_);
-    std::vector<int32_t> places(columns);
-    int64_t left = 0, rows = 0;
     if (!rounded_.is_usable()) return false;
+    const int64_t columns = padded(count_);
+    const int64_t longest = rounded_.longest();
+    std::vector<RoundedRow> rows;
     for (int64_t probe = 0; probe < kProbes; ++probe) {
       const int64_t first = (2 * probe + 1) * count_ / (2 * kProbes) / kProbed * kProbed;
-      rounded_.multiply(first, kProbed, 0, count_, products_, columns);
-      for (int64_t r = 0; r < kProbed; ++r, ++rows) {
-        const int32_t* products = products_ + r * columns;
-        const RoundedRow row{rounded_.point(first + r), reach_of(first + r, products, 0, count_), kInfinity};
-        const int64_t found = kernels_.notable(products, row, rounded_.points(0, no_reaches_.data()), columns, places.data());
-        left += std::lower_bound(places.begin(), places.begin() + found, count_) - places.begin();
-        const int64_t far = std::min_element(products, products + count_) - products;
-        farthest_ = std::max(farthest_, std::sqrt(distances_.from_differences(first + r, far)) / kRoom);
+      rounded_.multiply(first, kProbed, 0, count_, products_ + probe * kProbed * columns, columns);
+      for (int64_t i = first; i < first + kProbed; ++i) {
+        const int32_t* products = products_ + static_cast<int64_t>(rows.size()) * columns;
+        rows.push_back({rounded_.point(i), reach_of(i, products, 0, count_), 0.0f});
+        const int64_t opposite = std::min_element(products, products + count_) - products;
+        for (const int64_t far : {opposite, longest}) {
+          farthest_ = std::max(farthest_, std::sqrt(distances_.from_differences(i, far)) / kRoom);
+        }
       }
     }
-    return left * kOneOf <= rows * count_;
+    std::vector<int32_t> places(columns);
+    int64_t left = 0;
+    for (size_t r = 0; r < rows.size(); ++r) {
+      const RoundedRow row{rows[r].point, rows[r].reach, farthest_};
+      const int64_t found = kernels_.notable(products_ + r * columns, row, rounded_.points(0, no_reaches_.data()), columns, places.data());
+      left += std::lower_bound(places.begin(), places.begin() + found, count_) - places.begin();
+    }
+    return left * worth(count_, distances_.channels()).one_of <= static_cast<int64_t>(rows.size()) * count_;
   }
 
   void find_all() {
@@ -80,9 +98,10 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
 
   Nearest nearest_before(const std::vector<int32_t>& order, bool with_points) const override {
     Nearest nearest = ListedNeighborhood::nearest_before(order, with_points);
-    for (size_t place = 1; place < order.size(); ++place) {
+    if (count_ <= kSquare) return nearest;
+    for (size_t place = 1; place < order.size(); ++place) {  // some were found by products
       const int32_t i = order[place];
-      nearest.squared[i] = distances_.from_differences(i, nearest.point[i]);  // as a search may have found it by products
+      nearest.squared[i] = distances_.from_differences(i, nearest.point[i]);
     }
     return nearest;
   }
@@ -94,8 +113,8 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
     std::vector<int64_t> place(count_);
     for (size_t at = 0; at < others.size(); ++at) place[others[at]] = static_cast<int64_t>(at);
     const int64_t num_points = static_cast<int64_t>(points.size());
-    for_each_block(num_points, static_cast<double>(num_points * count_), [&](int64_t first, int64_t last) {
-      std::vector<float> squares(padded(count_), kInfinity);  // of those of the others that are looked at
+    for_each_block(num_points, kScanned * static_cast<double>(num_points * count_), [&](int64_t first, int64_t last) {
+      std::vector<float> squares(padded(count_), kNoCandidate);  // of those of the others that are looked at
       std::vector<int32_t> found(padded(count_));
       RoundedPoints candidates = rounded_.points(0, no_reaches_.data());
       candidates.squares = squares.data();
@@ -103,11 +122,10 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
         const int64_t i = points[p];
         for (const int64_t end = limit(i); seen < end; ++seen) squares[others[seen]] = rounded_.point(others[seen]).square;
         const int32_t* products = products_ + i * stride_;
-        const float reach = kernels_.kth_upper_bound(products, {rounded_.point(i), 0.0f, 0.0f}, candidates, padded(count_), 1) * kRoom;
+        const float reach = kernels_.kth_upper_bound(products, rounded_.point(i), candidates, padded(count_), 1) * kRoom;
         const RoundedRow row{rounded_.point(i), reach, kInfinity};
         const int64_t num_found = kernels_.notable(products, row, candidates, padded(count_), found.data());
         for (int64_t at = 0; at < num_found; ++at) {
-          if (squares[found[at]] == kInfinity) continue;
           const float squared = distances_.from_differences(i, found[at]);
           body(i, &squared, place[found[at]], 1);
         }
@@ -126,30 +144,29 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
 
   // As many of the points [j, j + columns) as a list is long are no farther from point i than this.
   float reach_of(int64_t i, const int32_t* products, int64_t j, int64_t columns) const {
-    const RoundedRow row{rounded_.point(i), 0.0f, 0.0f};
-    return kernels_.kth_upper_bound(products, row, rounded_.points(j, nullptr), padded(columns), lists_.length()) * kRoom;
+    return kernels_.kth_upper_bound(products, rounded_.point(i), rounded_.points(j, nullptr), padded(columns), lists_.length()) * kRoom;
   }
 
   // Adds the pairs of points [i, ...) and [j, ...), up to kSquare of each, to the lists of both.
   void find_within(int64_t i, int64_t j) {
     const int64_t rows = std::min(kSquare, count_ - i), columns = std::min(kSquare, count_ - j);
-    const double work = static_cast<double>(rows * columns);
-    for_each_block(rows, work * static_cast<double>(distances_.channels()) / 8, [&](int64_t first, int64_t last) {
-      multiply(i, j, columns, first, last);
-    });
+    const double work = static_cast<double>(rows * columns), channels = static_cast<double>(distances_.channels());
+    for_each_block(rows, work * channels / 8, [&](int64_t first, int64_t last) { multiply(i, j, columns, first, last); });
     if (i == j && rows >= lists_.length()) {
-      for_each_block(rows, work, [&](int64_t first, int64_t last) {
+      for_each_block(rows, kScanned * work, [&](int64_t first, int64_t last) {
         for (int64_t r = first; r < last; ++r) reaches_[i + r] = reach_of(i + r, products_ + r * stride_, j, columns);
       });
     }
     std::vector<std::vector<Pair>> pairs((rows + kBlock - 1) / kBlock);
-    for_each_block(rows, work, [&](int64_t first, int64_t last) { pairs[first / kBlock] = find_pairs(i, j, columns, first, last); });
-    for_each_block(rows, work / kBlock, [&](int64_t first, int64_t) {
-      for (const Pair& pair : pairs[first / kBlock]) lists_.add(pair.i, pair.squared, pair.j);
+    for_each_block(rows, (kScanned + channels / 16) * work, [&](int64_t first, int64_t last) {
+      pairs[first / kBlock] = find_pairs(i, j, columns, first, last);
     });
-    add_to_columns(pairs, j, columns, work / kBlock);
     for (const auto& block : pairs) {
-      for (const Pair& pair : block) largest_ = std::max(largest_, pair.squared);
+      for (const Pair& pair : block) {
+        lists_.add(pair.i, pair.squared, pair.j);
+        lists_.add(pair.j, pair.squared, pair.i);
+        largest_ = std::max(largest_, pair.squared);
+      }
     }
     farthest_ = std::max(farthest_, std::sqrt(largest_) / kRoom);
     for (const int64_t first : {i, j}) {
@@ -177,7 +194,7 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
     for (int64_t r = first; r < last; ++r) {
       const int64_t left = i == j ? std::min((r + 1) / kPanel * kPanel, columns) : 0;
       const RoundedRow row{rounded_.point(i + r), reaches_[i + r], farthest_};
-      const RoundedPoints others = rounded_.points(j + left, &reaches_[j + left]);
+      const RoundedPoints others = rounded_.points(j + left, reaches_.data() + j + left);
       const int64_t found = kernels_.notable(products_ + r * stride_ + left, row, others, padded(columns - left), places.data());
       for (int64_t at = 0; at < found; ++at) {
         const int64_t c = left + places[at];
@@ -186,19 +203,6 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
       }
     }
     return pairs;
-  }
-
-  // Each thread has a range of the columns, and a look at all pairs.
-  void add_to_columns(const std::vector<std::vector<Pair>>& pairs, int64_t j, int64_t columns, double work) {
-    const int64_t ranges = std::min<int64_t>(torch::stable::get_num_threads(), columns);
-    for_each_task(ranges, work, [] { return 0; }, [&](int64_t range, int) {
-      const int64_t first = j + range * columns / ranges, last = j + (range + 1) * columns / ranges;
-      for (const auto& block : pairs) {
-        for (const Pair& pair : block) {
-          if (first <= pair.j && pair.j < last) lists_.add(pair.j, pair.squared, pair.i);
-        }
-      }
-    });
   }
 
   const RoundedSample rounded_;
@@ -214,7 +218,8 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
 
 std::unique_ptr<Neighborhood> make_screened_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch) {
   if (byte_kernels().round == nullptr || !distances.is_screenable()) return nullptr;
-  if (count < kFewest || count * distances.channels() > kMostBytes || k > kPanel || k * kOneOf > count) return nullptr;
+  const Worth least = worth(count, distances.channels());
+  if (count < least.fewest || count * distances.channels() > kMostBytes || k > kPanel || k * least.one_of > count) return nullptr;
   auto screened = std::make_unique<ScreenedNeighborhood>(distances, count, k, scratch);
   if (!screened->pays()) return nullptr;
   screened->find_all();

@@ -15,7 +15,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Channels whose squared differences are summed at a time, where they lie one after the other.
+// Channels whose squared differences are summed at a time.
 constexpr int64_t kRun = 1024;
 
 // Entries are mended by blocks of this size: one by one, or all if more than one in kManyOf is not to be trusted.
@@ -156,15 +156,9 @@ void SquaredDistances::add_products(const PanelProduct& product, const Block& bl
 }
 
 float SquaredDistances::from_differences(int64_t i, int64_t j) const {
-  float sum = 0.0f;
-  if (x_.element == kFloat32 && x_.in_place()) {
-    const float *x = in_place(i), *y = in_place(j);
-    for (int64_t c = 0; c < x_.channels; c += kRun) sum += panels_.squared_distance(x + c, y + c, std::min(kRun, x_.channels - c));
-    return sum;
-  }
-  float x[Points::kMaxRead], y[Points::kMaxRead];
-  for (int64_t c = 0; c < x_.channels; c += Points::kMaxRead) {
-    const int64_t n = std::min(Points::kMaxRead, x_.channels - c);
+  float x[kRun], y[kRun], sum = 0.0f;
+  for (int64_t c = 0; c < x_.channels; c += kRun) {
+    const int64_t n = std::min(kRun, x_.channels - c);
     sum += panels_.squared_distance(x_.run(b_, points_[i], c, n, x), x_.run(b_, points_[j], c, n, y), n);
   }
   return sum;

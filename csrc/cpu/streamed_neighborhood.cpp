@@ -11,7 +11,7 @@ namespace dynfocus::cpu {
 
 namespace {
 
-constexpr int64_t kMore = 4;
+constexpr int64_t kMore = 4;  // neighbours in a list beyond k, against searches
 
 class StreamedNeighborhood final : public ListedNeighborhood {
  public:

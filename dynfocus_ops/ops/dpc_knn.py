@@ -61,16 +61,17 @@ def dpc_knn(
 
     Memory: O(N k) a sample and fixed tiles: natively up to 4 MiB of distances a thread for at most 1,024 points, near
     neighbours and a few tiles beyond; the reference holds a few rows of differences at a time (on a GPU 256 MiB).
-    Where the CPU multiplies bytes (AVX-512 VNNI), float32 samples of at least 512 points and more than 32 channels also
-    take a byte a channel, at most 64 MiB a thread: distances of points rounded to bytes then tell which few of the
-    others are worth computing, unless on a few rows more than one in 12 is.
+    Where the CPU multiplies bytes (AVX-512 VNNI), float32 samples of at least 512 points and more than 32 channels,
+    side by side, also take a byte a channel, at most 64 MiB a thread, and up to 25 MiB: distances of points rounded
+    to bytes then tell which few of the others are worth computing, unless on a few rows more than one in 12 is.
     The CUDA kernel (bfloat16 and float16, at most 256 points, 64 clusters and 16 neighbours, C a multiple of 8) takes
     nothing but a copy of x where its points do not lie in 16-byte pieces: distances stay in shared memory.
     Triton keeps 8 bytes for each neighbour of at most 256 points; beyond, all products of up to 8,192 points of many
     channels, of as many samples at a time as fit 256 MiB.
 
     Precision: squared distances to some 2^-18 of themselves in float32 (products of channels, computed anew from
-    differences where they cancel; differences alone after rounding to bytes), bfloat16 and float16 exactly read.
+    differences where they cancel; differences alone after rounding to bytes, so that copies in another layout, and the
+    parts of this op alone, may differ in last bits), bfloat16 and float16 exactly read.
     Triton: float32 in products of three tf32, k up to 61.
 
     Raises:

@@ -23,7 +23,8 @@ def segment_boundaries(
         values, so a GPU is waited for.
 
     Raises:
-        TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also NaN or infinity.
+        TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also NaN, infinity or vectors whose squared lengths
+            overflow.
 
     Source: dynamic segmentation of FastVID (NeurIPS 2025) and FlashVID.
     """
@@ -33,9 +34,10 @@ def segment_boundaries(
     check_int("num_smallest", num_smallest, 0)
     points = frames.detach().to(score_dtype(frames))
     length = torch.linalg.vector_norm(points, dim=-1).clamp_(min=1e-12)
-    similarity = torch.linalg.vecdot(points[:-1], points[1:]).div_(length[:-1]).div_(length[1:])
+    similarity = (points[:-1] * points[1:]).sum(-1).div_(length[:-1]).div_(length[1:])
     if checks_values(frames) and not math.isfinite(float(similarity.sum())):
         check_finite("frames", frames, None)
+        raise ValueError("frames has vectors too long to be compared, their squared lengths must be finite")
     cuts = similarity < threshold
     if num_smallest > 0:
         cuts[similarity.argsort(stable=True)[:num_smallest]] = True

@@ -44,7 +44,7 @@ def points(kind: str, count: int, channels: int) -> Tensor:
     elif kind == "duplicates":
         x[:, count // 2 :] = x[:, : count - count // 2]
     elif kind == "few values":
-        x = torch.randint(-3, 4, (1, count, channels)).float()
+        x = small_integers(count, channels)
     elif kind == "small":
         x *= 1e-10
     elif kind == "large":
@@ -54,10 +54,17 @@ def points(kind: str, count: int, channels: int) -> Tensor:
     return x
 
 
+def small_integers(count: int, channels: int) -> Tensor:
+    """Differences are exact, and many sums of their squares equal; of products, the last channel rounds all sums."""
+    x = torch.randint(-2, 3, (1, count, channels)).float()
+    x[..., -1] = 0.1
+    return x
+
+
 KINDS = ("objects", "far from 0", "one large channel", "one large token", "any length", "duplicates", "few values")
 
 
-SIZES = [(600, 75, 5), (1030, 45, 3)]  # one square of pairs, and one with just a few points beyond
+SIZES = [(600, 75, 5), (1026, 45, 3)]  # one square of pairs, and one with fewer points beyond than a list has
 
 
 @pytest.mark.parametrize(
@@ -66,12 +73,16 @@ SIZES = [(600, 75, 5), (1030, 45, 3)]  # one square of pairs, and one with just 
         *((*size, kind) for size in SIZES for kind in (*KINDS, "small", "large")),
         (2100, 34, 6, "any length"),  # three squares a side
         (520, 517, 5, "objects"),  # more channels than are packed at a time
+        (512, 33, 5, "objects"),  # whole panels and blocks
+        (544, 33, 5, "objects"),
+        (1024, 33, 5, "objects"),
+        (2112, 33, 32, "objects"),  # the longest list
     ],
 )
 def test_each_stage_is_right(count: int, channels: int, k: int, kind: str, monkeypatch) -> None:
     x = points(kind, count, channels)
     found, screened = clustered(x, 30, k, monkeypatch)
-    assert screened or kind in ("few values", "one large channel")  # sums of small integers have no last bits
+    assert screened or kind == "one large channel"  # whose steps leave little of the others
     check_dpc_knn(x, found, 30, k)
 
 
@@ -91,12 +102,16 @@ def test_mask_and_noise(count: int, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("count", [600, 2100])
-def test_ties_of_small_integers_are_ties(count: int) -> None:
-    x = torch.randint(-2, 3, (1, count, 40)).float()
-    found, expected = (dpc_knn(x, 30, 4, distance_scale=1.0, backend=name) for name in ("cpu", "reference"))
+def test_ties_of_small_integers_are_ties(count: int, monkeypatch) -> None:
+    x = small_integers(count, 40)
+    found, screened = clustered(x, 30, 4, monkeypatch, distance_scale=1.0)
+    assert screened
+    expected = dpc_knn(x, 30, 4, distance_scale=1.0, backend="reference")
     assert_same_bits(found.log_density, expected.log_density)
     assert_same_bits((found.centers, found.assignment), (expected.centers, expected.assignment))
     torch.testing.assert_close(found.delta, expected.delta, rtol=2e-7, atol=0)  # a square root's last bit
+    parents = (density_peak_distance(x, found.log_density, backend=name)[1] for name in ("cpu", "reference"))
+    assert_same_bits(*parents)
 
 
 @pytest.mark.parametrize("count", [600, 1030, 2100])
@@ -104,7 +119,7 @@ def test_bits_do_not_depend_on_threads_or_batch_mates(count: int, monkeypatch) -
     x = points("objects", count, 60)
     found, screened = clustered(x, 20, 6, monkeypatch)
     assert screened
-    batch = torch.cat([torch.randn_like(x), x, x[:, torch.randperm(count)]])
+    batch = torch.cat([torch.randn_like(x), x, *(x[:, torch.randperm(count)] for _ in range(6))])
     for number in (1, 2, 5):
         with threads(number):
             assert_same_bits(tuple(dpc_knn(x, 20, 6, backend="cpu")), tuple(found))
@@ -142,6 +157,24 @@ def test_what_is_not_screened(count: int, channels: int, k: int, kind: str, dtyp
     found, screened = clustered(x, 20, k, monkeypatch)
     assert not screened
     check_dpc_knn(x, found, 20, k)
+
+
+def test_flushing_of_subnormals_loses_no_neighbour() -> None:
+    """The squares of the steps are subnormal, and flushed: lengths of rounded points would be 0."""
+    count, channels, k = 600, 13_000, 5
+    signs = torch.randn(40, channels).sign()[torch.arange(count) % 40]
+    signs[:570] *= (torch.rand(570, channels) < 0.774).float() * 2 - 1  # of a group, correlated by 0.3
+    signs[570:] = torch.randn(30, channels).sign()
+    x = signs * torch.where(torch.arange(count) < 570, 1.40e-17, 1.37e-17).unsqueeze(1)
+    x[-1] *= 100  # else all pairs are nearly as far apart as any, and none is screened
+    exact = torch.cdist(x.double(), x.double()).square().sort(-1).values[:, :k].mean(-1) / channels
+    assert torch.set_flush_denormal(True)
+    try:
+        with threads(1):
+            log_density = knn_log_density(x[None], k, backend="cpu")[0]
+    finally:
+        torch.set_flush_denormal(False)
+    torch.testing.assert_close(-log_density.double(), exact, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, 3e19])

@@ -45,3 +45,5 @@ def test_errors():
         segment_boundaries(torch.randn(2, 3), min_segments=0)
     with pytest.raises(ValueError, match=r"frames has NaN or infinity at \[1\]"):
         segment_boundaries(torch.tensor([[1.0], [torch.nan]]))
+    with pytest.raises(ValueError, match="frames has vectors too long to be compared"):
+        segment_boundaries(torch.full((2, 3), 1e20))

@@ -19,8 +19,9 @@ inline Ints load(const int32_t* from) { return *reinterpret_cast<const Ints*>(fr
 
 constexpr float kInfinity = __builtin_inff();
 
-// What float arithmetic may be off by, with room: sums of squares relatively, and what of them is lost below the smallest float.
-constexpr float kSumError = 0x1p-10f, kSquareError = 0x1p-20f, kUnderflow = 0x1p-54f;
+// What float arithmetic may be off by, with room: sums of squares relatively; and a length where squares below the smallest float are lost,
+// of a step too, which up to 2^30 then multiplies.
+constexpr float kSumError = 0x1p-10f, kSquareError = 0x1p-20f, kUnderflow = 0x1p-46f;
 
 float largest_magnitude(const float* x, const float* offset, int64_t n) {
   Vector most = {};
@@ -37,13 +38,13 @@ float largest_magnitude(const float* x, const float* offset, int64_t n) {
 }
 
 RoundedPoint round(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes) {
-  const float step = largest_magnitude(x, offset, n) / 127.0f, per_step = step > 0.0f ? 1.0f / step : 0.0f;
+  const float step = largest_magnitude(x, offset, n) / 127.0f, per_step = step >= 0x1p-126f ? 1.0f / step : 0.0f;
   Vector rest_square = {}, length_square = {};
   Ints sum = {}, byte_square = {};
   for (int64_t c = 0; c < n; c += kLanes) {
     const __mmask16 valid = n - c < kLanes ? static_cast<__mmask16>((1u << (n - c)) - 1u) : static_cast<__mmask16>(-1);
     const Vector y = (Vector)_mm512_sub_ps(_mm512_maskz_loadu_ps(valid, x + c), _mm512_maskz_loadu_ps(valid, offset + c));
-    const __m512i nearest = _mm512_cvtps_epi32((__m512)(y * per_step));  // out of range only if the step is not finite, or too small
+    const __m512i nearest = _mm512_cvtps_epi32((__m512)(y * per_step));  // out of range only if the step is not finite
     const __m512i rounded = _mm512_max_epi32(_mm512_min_epi32(nearest, _mm512_set1_epi32(127)), _mm512_set1_epi32(-127));
     const Vector rest = y - step * (Vector)_mm512_cvtepi32_ps(rounded);
     rest_square += rest * rest;
@@ -144,7 +145,8 @@ struct Pairs {
 inline Vector larger(Vector x, Vector y) { return (Vector)_mm512_max_ps((__m512)x, (__m512)y); }
 inline Vector smaller(Vector x, Vector y) { return (Vector)_mm512_min_ps((__m512)x, (__m512)y); }
 
-// At least the square root, and no more than 2^-12 of it above: the instruction is off by 2^-14 and four times as fast as the root's.
+// At least the square root, and no more than 2^-12 of it above: the instruction is off by 2^-14 and four times as fast as the root's. Of
+// infinity, NaN.
 inline Vector root_above(Vector square) {
   const Vector positive = larger(square, broadcast(0x1p-120f));
   return positive * (Vector)_mm512_rsqrt14_ps((__m512)positive) * (1.0f + 0x1p-13f);
@@ -152,10 +154,10 @@ inline Vector root_above(Vector square) {
 
 // Of the pairs in kPanel groups, each group's least upper bound: the k-th smallest of those. A group takes another lane at each step, as
 // points near each other are often a row of patches, so maybe kPanel, apart.
-float kth_upper_bound(const int32_t* products, const RoundedRow& row, const RoundedPoints& columns, int64_t n, int64_t k) {
+float kth_upper_bound(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, int64_t k) {
   constexpr int64_t kVectors = kPanel / kLanes;
   constexpr int kTurn = 5;
-  const Pairs pairs(products, row.point, columns);
+  const Pairs pairs(products, point, columns);
   Vector least_bound[kVectors] = {broadcast(kInfinity), broadcast(kInfinity)};
   for (int64_t j = 0; j < n; j += kPanel) {
 #pragma GCC unroll 2
@@ -163,7 +165,7 @@ float kth_upper_bound(const int32_t* products, const RoundedRow& row, const Roun
       Vector least, most;
       pairs.squares(j + v * kLanes, least, most);
       const Vector turned = (Vector)_mm512_alignr_epi32((__m512i)least_bound[v], (__m512i)least_bound[v], kTurn);
-      least_bound[v] = smaller(root_above(most) + pairs.errors(j + v * kLanes), turned);
+      least_bound[v] = smaller(root_above(most) + pairs.errors(j + v * kLanes), turned);  // of NaN and y, y
     }
   }
   float bounds[kPanel];
