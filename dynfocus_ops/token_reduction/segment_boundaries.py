@@ -23,8 +23,8 @@ def segment_boundaries(
         values, so a GPU is waited for.
 
     Raises:
-        TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also NaN, infinity or vectors whose squared lengths
-            overflow.
+        TypeError, ValueError: wrong types, shapes or dtypes; on the CPU also NaN, infinity or vectors whose squared
+            lengths overflow.
 
     Source: dynamic segmentation of FastVID (NeurIPS 2025) and FlashVID.
     """
