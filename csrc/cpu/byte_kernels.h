@@ -27,11 +27,9 @@ struct RoundedRow {
 struct ByteKernels {
   // bytes[c] = (x[c] - offset[c]) / step to the nearest, step the largest magnitude / 127
   RoundedPoint (*round)(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes);
-  // panel[c / 4][p] = bytes c to c + 3 of points[p]; n is a multiple of 4
-  void (*pack)(const int8_t* const* points, int64_t n, int32_t* panel);
-  // sums[i][j] = start[i] + product of rows' point i with columns' point j plus 128, over 4 * depth bytes, for i < num_rows and
-  // j < num_columns, both rounded up to the registers'; without start, added to sums. From -128 times the sum of point i's bytes the sums
-  // come to its products with j itself.
+  // Of panels [depth][kPanel], four bytes a place: sums[i][j] = start[i] + product of rows' point i with columns' point j plus 128, for
+  // i < num_rows and j < num_columns, both rounded up to the registers'; without start, added to sums. From -128 times the sum of point
+  // i's bytes the sums come to its products with j itself.
   void (*add_products)(const int32_t* rows, int64_t num_rows, const int32_t* columns, int64_t num_columns, int64_t depth,
                        const int32_t* start, int32_t* sums, int64_t stride);
   // At least k of the n pairs of `point` have a distance of at most this, and not many more; k <= kPanel

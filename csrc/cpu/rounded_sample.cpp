@@ -20,29 +20,29 @@ RoundedSample::RoundedSample(const SquaredDistances& distances, int64_t count)
       squares_(padded(count), std::numeric_limits<float>::infinity()),
       starts_(padded(count)) {
   const double work = static_cast<double>(count * distances.channels());
-  for_each_task(padded(count) / kPanel, work, [] { return std::vector<int8_t>(); }, [&](int64_t panel, std::vector<int8_t>& bytes) {
-    pack(distances, panel * kPanel, std::min(kPanel, count - panel * kPanel), bytes);
+  for_each_task(padded(count) / kPanel, work, [] { return std::vector<uint16_t>(); }, [&](int64_t panel, std::vector<uint16_t>& pairs) {
+    pack(distances, panel * kPanel, std::min(kPanel, count - panel * kPanel), pairs);
   });
   is_usable_ = std::all_of(squares_.begin(), squares_.begin() + count, [](float square) { return square < 0x1p120f; }) &&
                std::all_of(errors_.begin(), errors_.end(), [](float error) { return error < 0x1p60f; });
 }
 
-void RoundedSample::pack(const SquaredDistances& distances, int64_t first, int64_t count, std::vector<int8_t>& bytes) {
-  bytes.assign(kPanel * 4 * depth_, 0);
-  const int8_t* points[kPanel];
+void RoundedSample::pack(const SquaredDistances& distances, int64_t first, int64_t count, std::vector<uint16_t>& pairs) {
+  pairs.assign(kPanel * 2 * depth_, 0);
+  const uint16_t* points[kPanel];
   for (int64_t p = 0; p < kPanel; ++p) {
-    int8_t* to = &bytes[p * 4 * depth_];
-    points[p] = to;
+    points[p] = &pairs[p * 2 * depth_];
     if (p >= count) continue;
     const int64_t i = first + p;
+    int8_t* bytes = reinterpret_cast<int8_t*>(&pairs[p * 2 * depth_]);
     int32_t sum_of_bytes;
-    const RoundedPoint point = kernels_.round(distances.in_place(i), distances.offset(), distances.channels(), to, &sum_of_bytes);
+    const RoundedPoint point = kernels_.round(distances.in_place(i), distances.offset(), distances.channels(), bytes, &sum_of_bytes);
     steps_[i] = point.step;
     errors_[i] = point.error;
     squares_[i] = point.square;
     starts_[i] = -128 * sum_of_bytes;
   }
-  kernels_.pack(points, 4 * depth_, &panels_[first * depth_]);
+  panel_kernels().pack_pairs(points, 2 * depth_, reinterpret_cast<float*>(&panels_[first * depth_]));
 }
 
 int64_t RoundedSample::longest() const {

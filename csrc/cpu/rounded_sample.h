@@ -31,8 +31,8 @@ class RoundedSample {
   RoundedPoints points(int64_t j, const float* reaches) const { return {steps_.data() + j, errors_.data() + j, squares_.data() + j, reaches}; }
 
  private:
-  // Points [first, first + count), one panel; `bytes` is room for them.
-  void pack(const SquaredDistances& distances, int64_t first, int64_t count, std::vector<int8_t>& bytes);
+  // Points [first, first + count), one panel; `pairs` of bytes is room for them.
+  void pack(const SquaredDistances& distances, int64_t first, int64_t count, std::vector<uint16_t>& pairs);
 
   const ByteKernels& kernels_;
   const int64_t count_;

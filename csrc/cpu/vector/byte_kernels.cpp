@@ -3,7 +3,6 @@
 #include "../panel_kernels.h"
 #include "../variants.h"
 #include "lanes.h"
-#include "transpose.h"
 
 namespace dynfocus::cpu {
 
@@ -58,23 +57,6 @@ RoundedPoint round(const float* x, const float* offset, int64_t n, int8_t* bytes
   // The subtraction of the offset has rounded, too.
   const float error = __builtin_sqrtf(rests) * (1.0f + kSumError) + __builtin_sqrtf(lengths) * 0x1p-23f + kUnderflow;
   return {step, error, step * step * static_cast<float>(_mm512_reduce_add_epi32((__m512i)byte_square))};
-}
-
-void pack(const int8_t* const* points, int64_t n, int32_t* panel) {
-  for (int64_t p = 0; p < kPanel; p += kLanes) {
-    int64_t c = 0;
-    for (; c + 4 * kLanes <= n; c += 4 * kLanes) {
-      Vector rows[kLanes];
-#pragma GCC unroll 16
-      for (int64_t q = 0; q < kLanes; ++q) __builtin_memcpy(&rows[q], points[p + q] + c, sizeof(Vector));
-      transpose(rows);
-#pragma GCC unroll 16
-      for (int64_t k = 0; k < kLanes; ++k) __builtin_memcpy(panel + (c / 4 + k) * kPanel + p, &rows[k], sizeof(Vector));
-    }
-    for (; c < n; c += 4) {
-      for (int64_t q = p; q < p + kLanes; ++q) __builtin_memcpy(panel + c / 4 * kPanel + q, points[q] + c, sizeof(int32_t));
-    }
-  }
 }
 
 // The instruction takes bytes from 0 to 255 on one side: those of the columns, plus 128.
@@ -207,12 +189,12 @@ int64_t notable(const int32_t* products, const RoundedRow& row, const RoundedPoi
 
 }  // namespace vector
 
-DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, vector::round, vector::pack, vector::add_products, vector::kth_upper_bound,
+DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, vector::round, vector::add_products, vector::kth_upper_bound,
                         vector::notable)
 
 #else
 
-DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, nullptr, nullptr, nullptr, nullptr, nullptr)
+DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, nullptr, nullptr, nullptr, nullptr)
 
 #endif
 
