@@ -32,6 +32,9 @@ struct Worth {
 constexpr int64_t kCached = 1 << 23;  // floats
 Worth worth(int64_t count, int64_t channels) { return count * channels <= kCached ? Worth{512, 12} : Worth{4096, 64}; }
 
+// Nor does it pay for more neighbours than one in so many points: too many distances are left.
+constexpr int64_t kPointsANeighbor = 64;
+
 // A sample's bytes are kept, up to 64 MiB.
 constexpr int64_t kMostBytes = 1 << 26;
 
@@ -219,7 +222,8 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
 std::unique_ptr<Neighborhood> make_screened_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch) {
   if (byte_kernels().round == nullptr || !distances.is_screenable()) return nullptr;
   const Worth least = worth(count, distances.channels());
-  if (count < least.fewest || count * distances.channels() > kMostBytes || k > kPanel || k * least.one_of > count) return nullptr;
+  if (count < least.fewest || count * distances.channels() > kMostBytes || k > kPanel) return nullptr;
+  if (k * kPointsANeighbor > count) return nullptr;
   auto screened = std::make_unique<ScreenedNeighborhood>(distances, count, k, scratch);
   if (!screened->pays()) return nullptr;
   screened->find_all();
