@@ -1,9 +1,9 @@
 #include "clustering.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 namespace dynfocus::cpu {
 
@@ -15,6 +15,23 @@ float log_add(float a, float n) {
   if (std::isnan(a) || std::isnan(n)) return std::numeric_limits<float>::quiet_NaN();
   const double low = std::min<double>(a, std::log(n)), high = std::max<double>(a, std::log(n));
   return static_cast<float>(high + std::log1p(std::exp(low - high)));
+}
+
+// Keys that ascend as values descend, then as indices ascend: one integer is compared in place of two numbers.
+std::vector<uint64_t> descending_keys(const std::vector<float>& values) {
+  std::vector<uint64_t> keys(values.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint32_t bits = std::bit_cast<uint32_t>(values[i] + 0.0f);  // of -0, those of 0
+    const uint32_t descending = bits >> 31 ? bits : ~bits & 0x7fffffffu;
+    keys[i] = static_cast<uint64_t>(descending) << 32 | i;
+  }
+  return keys;
+}
+
+std::vector<int32_t> indices(const std::vector<uint64_t>& keys, int64_t count) {
+  std::vector<int32_t> indices(count);
+  std::transform(keys.begin(), keys.begin() + count, indices.begin(), [](uint64_t key) { return static_cast<int32_t>(key); });
+  return indices;
 }
 
 }  // namespace
@@ -30,10 +47,9 @@ std::vector<float> log_density(const Neighborhood& neighborhood, double scale, c
 }
 
 std::vector<int32_t> density_order(const std::vector<float>& log_density) {
-  std::vector<int32_t> order(log_density.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t i, int32_t j) { return log_density[i] > log_density[j]; });
-  return order;
+  std::vector<uint64_t> keys = descending_keys(log_density);
+  std::sort(keys.begin(), keys.end());
+  return indices(keys, keys.size());
 }
 
 std::vector<float> peak_distance(const std::vector<float>& squared, double scale) {
@@ -43,12 +59,11 @@ std::vector<float> peak_distance(const std::vector<float>& squared, double scale
 }
 
 std::vector<int32_t> highest_scores(const std::vector<float>& log_density, const std::vector<float>& delta, int64_t num_clusters) {
-  std::vector<std::pair<float, int32_t>> ranked(delta.size());
-  for (size_t i = 0; i < delta.size(); ++i) ranked[i] = {-(log_density[i] + std::log(delta[i])), static_cast<int32_t>(i)};
-  std::partial_sort(ranked.begin(), ranked.begin() + num_clusters, ranked.end());
-  std::vector<int32_t> centers(num_clusters);
-  std::transform(ranked.begin(), ranked.begin() + num_clusters, centers.begin(), [](const auto& entry) { return entry.second; });
-  return centers;
+  std::vector<float> score(delta.size());
+  for (size_t i = 0; i < delta.size(); ++i) score[i] = log_density[i] + std::log(delta[i]);
+  std::vector<uint64_t> keys = descending_keys(score);
+  std::partial_sort(keys.begin(), keys.begin() + num_clusters, keys.end());
+  return indices(keys, num_clusters);
 }
 
 std::vector<int32_t> assign(const Neighborhood& neighborhood, const std::vector<int32_t>& centers) {
@@ -63,7 +78,7 @@ std::optional<Clustering> cluster(const SquaredDistances& distances, int64_t cou
   if (!neighborhood->is_finite()) return std::nullopt;
   Clustering found;
   found.log_density = log_density(*neighborhood, scale, noise);
-  found.delta = peak_distance(neighborhood->nearest_before(density_order(found.log_density), false).squared, scale);
+  found.delta = peak_distance(neighborhood->nearest_before(density_order(found.log_density)).squared, scale);
   found.centers = highest_scores(found.log_density, found.delta, num_clusters);
   found.assignment = assign(*neighborhood, found.centers);
   return found;

@@ -38,18 +38,15 @@ class DenseNeighborhood final : public Neighborhood {
     return mean;
   }
 
-  Nearest nearest_before(const std::vector<int32_t>& order, bool with_points) const override {
+  Nearest nearest_before(const std::vector<int32_t>& order) const override {
     std::vector<int32_t> rank = rank_of(order);
     rank.resize(stride_, std::numeric_limits<int32_t>::max());
     std::vector<float> largest(count_);
     Nearest nearest{std::vector<float>(count_), std::vector<int32_t>(count_)};
     for_each_row([&](int64_t i, Smallest&) {
       largest[i] = kernels_.largest(row(i), stride_);
-      nearest.squared[i] = kernels_.smallest_before(row(i), rank.data(), rank[i], stride_);
-      if (!with_points) return;
-      int32_t j = 0;
-      while (j < count_ && !(rank[j] < rank[i] && row(i)[j] == nearest.squared[i])) ++j;
-      nearest.point[i] = j;
+      nearest.point[i] = static_cast<int32_t>(kernels_.nearest_before(row(i), rank.data(), rank[i], stride_));
+      nearest.squared[i] = row(i)[nearest.point[i]];
     });
     nearest.squared[order[0]] = *std::max_element(largest.begin(), largest.end());
     nearest.point[order[0]] = order[0];

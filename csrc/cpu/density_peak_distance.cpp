@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor> density_peak_distance(const Tensor& x, const Tensor& 
       for (int64_t point : sample.points) to_delta[point] = kNaN;
       return;
     }
-    const auto nearest = neighborhood->nearest_before(density_order(gather(sample.points, density_values.const_data_ptr<float>() + b * N)), true);
+    const auto nearest = neighborhood->nearest_before(density_order(gather(sample.points, density_values.const_data_ptr<float>() + b * N)));
     scatter(sample.points, peak_distance(nearest.squared, distance_scale), to_delta);
     for (int64_t i = 0; i < sample.size(); ++i) to_parent[sample.points[i]] = sample.points[nearest.point[i]];
   });

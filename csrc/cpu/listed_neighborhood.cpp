@@ -21,7 +21,7 @@ std::vector<double> ListedNeighborhood::mean_of_nearest() const {
   return mean;
 }
 
-Neighborhood::Nearest ListedNeighborhood::nearest_before(const std::vector<int32_t>& order, bool) const {
+Neighborhood::Nearest ListedNeighborhood::nearest_before(const std::vector<int32_t>& order) const {
   const std::vector<int32_t> rank = rank_of(order);
   Nearest nearest{std::vector<float>(count_, kInfinity), std::vector<int32_t>(count_)};
   std::vector<int64_t> peaks;  // in order, but for the first of all

@@ -36,6 +36,13 @@ class NeighborLists {
     farthest_[i] = values[length_ - 1];
   }
 
+  // The whole list of point i.
+  void set(int64_t i, const float* squared, const int32_t* points) {
+    std::copy_n(squared, length_, &squared_[i * length_]);
+    std::copy_n(points, length_, &point_[i * length_]);
+    farthest_[i] = squared[length_ - 1];
+  }
+
   int64_t length() const { return length_; }
   const float* squared(int64_t i) const { return &squared_[i * length_]; }
   const int32_t* points(int64_t i) const { return &point_[i * length_]; }
@@ -61,7 +68,7 @@ class ListedNeighborhood : public Neighborhood {
 
   bool is_finite() const override { return is_finite_; }
   std::vector<double> mean_of_nearest() const override;
-  Nearest nearest_before(const std::vector<int32_t>& order, bool with_points) const override;
+  Nearest nearest_before(const std::vector<int32_t>& order) const override;
   std::vector<int32_t> nearest_center(const std::vector<int32_t>& centers) const override;
 
  protected:

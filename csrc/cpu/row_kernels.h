@@ -5,24 +5,28 @@
 
 namespace dynfocus::cpu {
 
+constexpr int64_t kFew = 16;
+
 struct RowKernels {
   // From products to distances, in place: row[j] = max(0, square + squares[j] - 2 row[j]). Returns how many entries are not
   // trustworthy: those not finite, and those below (square + squares[j]) / kTrust, where the subtraction has cancelled.
   int64_t (*to_distances)(float* row, float square, const float* squares, int64_t n);
-  // The places j of those entries, ascending; returns how many
+  // The places j of those entries, ascending; returns how many. There is room for n
   int64_t (*untrusted)(const float* row, float square, const float* squares, int64_t n, int32_t* places);
   // to[j][i] = from[i][j]
   void (*transpose)(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride);
   // The largest finite entry
   float (*largest)(const float* row, int64_t n);
-  // The places j with row[j] <= limit, or row[j] <= limits[j], ascending; returns how many
+  // The places j with row[j] <= limit, or row[j] <= limits[j], ascending; returns how many. There is room for n
   int64_t (*at_most)(const float* row, float limit, int64_t n, int32_t* places);
   int64_t (*at_most_each)(const float* row, const float* limits, int64_t n, int32_t* places);
   // With the entries in kPanel groups, those of group w at j % kPanel = w: the k-th smallest of the groups' smallest, k <= kPanel
   float (*kth_group_minimum)(const float* row, int64_t n, int64_t k);
+  // ranks[i] = how many of n <= kFew values are smaller, or equal and before it
+  void (*ranks)(const float* values, int64_t n, int32_t* ranks);
   bool (*all_finite)(const float* row, int64_t n);
-  // The smallest row[j] with rank[j] < own_rank; infinity if there is none
-  float (*smallest_before)(const float* row, const int32_t* rank, int32_t own_rank, int64_t n);
+  // The place j of the smallest row[j] with rank[j] < own_rank, of equals the first; 0 if there is none
+  int64_t (*nearest_before)(const float* row, const int32_t* rank, int32_t own_rank, int64_t n);
   // Where row[j] < best[j]: best[j] = row[j], label[j] = own_label
   void (*keep_smaller)(const float* row, int32_t own_label, int64_t n, float* best, int32_t* label);
 };

@@ -30,7 +30,7 @@ struct Worth {
   int64_t fewest, one_of;
 };
 constexpr int64_t kCached = 1 << 23;  // floats
-Worth worth(int64_t count, int64_t channels) { return count * channels <= kCached ? Worth{512, 12} : Worth{4096, 64}; }
+Worth worth(int64_t count, int64_t channels) { return count * channels <= kCached ? Worth{kDense + 1, 12} : Worth{4096, 64}; }
 
 // Nor does it pay for more neighbours than one in so many points: too many distances are left.
 constexpr int64_t kPointsANeighbor = 64;
@@ -40,9 +40,6 @@ constexpr int64_t kMostBytes = 1 << 26;
 
 // Lists are no shorter than this, against searches.
 constexpr int64_t kShortest = 5;
-
-// Its square is above that of any reach, and finite.
-constexpr float kNoCandidate = 0x1p126f;
 
 struct Pair {
   int32_t i, j;
@@ -99,41 +96,13 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
     }
   }
 
-  Nearest nearest_before(const std::vector<int32_t>& order, bool with_points) const override {
-    Nearest nearest = ListedNeighborhood::nearest_before(order, with_points);
-    if (count_ <= kSquare) return nearest;
+  Nearest nearest_before(const std::vector<int32_t>& order) const override {
+    Nearest nearest = ListedNeighborhood::nearest_before(order);
     for (size_t place = 1; place < order.size(); ++place) {  // some were found by products
       const int32_t i = order[place];
       nearest.squared[i] = distances_.from_differences(i, nearest.point[i]);
     }
     return nearest;
-  }
-
- protected:
-  // While all products are at hand they tell which of the others may be nearest.
-  void search(const std::vector<int64_t>& points, const std::vector<int64_t>& others, const Limit& limit, const Body& body) const override {
-    if (count_ > kSquare) return ListedNeighborhood::search(points, others, limit, body);
-    std::vector<int64_t> place(count_);
-    for (size_t at = 0; at < others.size(); ++at) place[others[at]] = static_cast<int64_t>(at);
-    const int64_t num_points = static_cast<int64_t>(points.size());
-    for_each_block(num_points, kScanned * static_cast<double>(num_points * count_), [&](int64_t first, int64_t last) {
-      std::vector<float> squares(padded(count_), kNoCandidate);  // of those of the others that are looked at
-      std::vector<int32_t> found(padded(count_));
-      RoundedPoints candidates = rounded_.points(0, no_reaches_.data());
-      candidates.squares = squares.data();
-      for (int64_t p = first, seen = 0; p < last; ++p) {
-        const int64_t i = points[p];
-        for (const int64_t end = limit(i); seen < end; ++seen) squares[others[seen]] = rounded_.point(others[seen]).square;
-        const int32_t* products = products_ + i * stride_;
-        const float reach = kernels_.kth_upper_bound(products, rounded_.point(i), candidates, padded(count_), 1) * kRoom;
-        const RoundedRow row{rounded_.point(i), reach, kInfinity};
-        const int64_t num_found = kernels_.notable(products, row, candidates, padded(count_), found.data());
-        for (int64_t at = 0; at < num_found; ++at) {
-          const float squared = distances_.from_differences(i, found[at]);
-          body(i, &squared, place[found[at]], 1);
-        }
-      }
-    });
   }
 
  private:
@@ -194,16 +163,20 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
     std::vector<Pair> pairs;
     pairs.reserve(kBlock * lists_.length());
     std::vector<int32_t> places(padded(columns));
+    std::vector<float> squared(padded(columns));
     for (int64_t r = first; r < last; ++r) {
       const int64_t left = i == j ? std::min((r + 1) / kPanel * kPanel, columns) : 0;
       const RoundedRow row{rounded_.point(i + r), reaches_[i + r], farthest_};
       const RoundedPoints others = rounded_.points(j + left, reaches_.data() + j + left);
       const int64_t found = kernels_.notable(products_ + r * stride_ + left, row, others, padded(columns - left), places.data());
+      int64_t num = 0;
       for (int64_t at = 0; at < found; ++at) {
         const int64_t c = left + places[at];
-        if (c >= columns || (i == j && c <= r)) continue;
-        pairs.push_back({static_cast<int32_t>(i + r), static_cast<int32_t>(j + c), distances_.from_differences(i + r, j + c)});
+        places[num] = static_cast<int32_t>(j + c);
+        num += c < columns && (i != j || c > r);
       }
+      distances_.from_differences(i + r, places.data(), num, squared.data());
+      for (int64_t at = 0; at < num; ++at) pairs.push_back({static_cast<int32_t>(i + r), places[at], squared[at]});
     }
     return pairs;
   }

@@ -18,27 +18,27 @@ float Smallest::bound(const float* row, int64_t n) {
 
 void Smallest::find(const float* row, int64_t n) {
   candidates_.resize(n);
-  const int64_t found = kernels_.at_most(row, bound(row, n), n, candidates_.data());
-  if (k_ > kPanel) {
-    std::partial_sort(candidates_.begin(), candidates_.begin() + k_, candidates_.begin() + found,
-                      [&](int32_t i, int32_t j) { return row[i] < row[j] || (row[i] == row[j] && i < j); });
-    std::copy_n(candidates_.begin(), k_, places_.begin());
-    std::transform(places_.begin(), places_.end(), values_.begin(), [&](int32_t place) { return row[place]; });
+  choose(row, candidates_.data(), kernels_.at_most(row, bound(row, n), n, candidates_.data()));
+}
+
+void Smallest::choose(const float* row, const int32_t* places, int64_t count) {
+  if (count <= kFew) {
+    float values[kFew] = {};
+    int32_t ranks[kFew];
+    for (int64_t c = 0; c < count; ++c) values[c] = row[places[c]];
+    kernels_.ranks(values, count, ranks);
+    for (int64_t c = 0; c < count; ++c) {
+      if (ranks[c] >= k_) continue;
+      values_[ranks[c]] = values[c];
+      places_[ranks[c]] = places[c];
+    }
     return;
   }
-  int64_t kept = 0;
-  for (int64_t c = 0; c < found; ++c) {  // places ascend, so equals stay in order
-    const float value = row[candidates_[c]];
-    if (kept == k_ && !(value < values_[k_ - 1])) continue;
-    int64_t at = std::min(kept, k_ - 1);
-    for (; at > 0 && value < values_[at - 1]; --at) {
-      values_[at] = values_[at - 1];
-      places_[at] = places_[at - 1];
-    }
-    values_[at] = value;
-    places_[at] = candidates_[c];
-    kept += kept < k_;
-  }
+  candidates_.assign(places, places + count);
+  std::partial_sort(candidates_.begin(), candidates_.begin() + k_, candidates_.end(),
+                    [&](int32_t i, int32_t j) { return row[i] < row[j] || (row[i] == row[j] && i < j); });
+  std::copy_n(candidates_.begin(), k_, places_.begin());
+  std::transform(places_.begin(), places_.end(), values_.begin(), [&](int32_t place) { return row[place]; });
 }
 
 }  // namespace dynfocus::cpu

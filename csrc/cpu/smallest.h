@@ -16,6 +16,10 @@ class Smallest {
   // kPanel; at least k entries are finite.
   void find(const float* row, int64_t n);
 
+  // The same of the entries at these places, which ascend; count >= k.
+  void choose(const float* row, const int32_t* places, int64_t count);
+
+  int64_t k() const { return k_; }
   const std::vector<float>& values() const { return values_; }
   const std::vector<int32_t>& places() const { return places_; }
 

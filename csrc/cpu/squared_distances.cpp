@@ -54,7 +54,7 @@ SquaredDistances::SquaredDistances(const Points& x, int64_t b, const std::vector
       rows_(row_kernels()),
       product_(&panels_.squared_differences),
       offset_(x.channels, 0.0f) {
-  if (x.channels > kFew && static_cast<int64_t>(points.size()) > kFew) choose_offset();
+  if (x.channels > kCheap && static_cast<int64_t>(points.size()) > kCheap) choose_offset();
 }
 
 // The middle is the mean m of a few points, s their mean squared distance from it. Points relative to m have squares of about s, relative
@@ -159,9 +159,22 @@ float SquaredDistances::from_differences(int64_t i, int64_t j) const {
   float x[kRun], y[kRun], sum = 0.0f;
   for (int64_t c = 0; c < x_.channels; c += kRun) {
     const int64_t n = std::min(kRun, x_.channels - c);
-    sum += panels_.squared_distance(x_.run(b_, points_[i], c, n, x), x_.run(b_, points_[j], c, n, y), n);
+    const float* other = x_.run(b_, points_[j], c, n, y);
+    panels_.squared_distances(x_.run(b_, points_[i], c, n, x), &other, 1, n, &sum);
   }
   return sum;
+}
+
+void SquaredDistances::from_differences(int64_t i, const int32_t* others, int64_t count, float* to) const {
+  const float* ys[kAtOnce];
+  for (int64_t first = 0; first < count; first += kAtOnce) {
+    const int64_t num = std::min(kAtOnce, count - first);
+    std::fill_n(to + first, num, 0.0f);
+    for (int64_t c = 0; c < x_.channels; c += kRun) {
+      for (int64_t p = 0; p < num; ++p) ys[p] = in_place(others[first + p]) + c;
+      panels_.squared_distances(in_place(i) + c, ys, num, std::min(kRun, x_.channels - c), to + first);
+    }
+  }
 }
 
 bool SquaredDistances::all_finite(const Block& block) const {

@@ -65,8 +65,11 @@ class SquaredDistances {
 
   int64_t channels() const { return x_.channels; }
 
+  // The entries of point i and `count` others, with the same bits; only where they are screenable.
+  void from_differences(int64_t i, const int32_t* others, int64_t count, float* to) const;
+
   // Whether an entry from differences costs no more than to read two points, and an integer holds the products of their bytes.
-  bool is_screenable() const { return x_.element == kFloat32 && x_.in_place() && x_.channels > kFew && x_.channels <= 1 << 16; }
+  bool is_screenable() const { return x_.element == kFloat32 && x_.in_place() && x_.channels > kCheap && x_.channels <= 1 << 16; }
 
   // Then, the channels of point i, and what is subtracted from them before they are multiplied.
   const float* in_place(int64_t i) const { return static_cast<const float*>(x_.at(b_, points_[i], 0)); }
@@ -74,7 +77,7 @@ class SquaredDistances {
 
  private:
   // With so few points or channels differences cost next to nothing more than products.
-  static constexpr int64_t kFew = 32;
+  static constexpr int64_t kCheap = 32;
 
   struct Block;
 

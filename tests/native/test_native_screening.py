@@ -1,4 +1,4 @@
-"""Where the CPU multiplies bytes, large float32 samples are screened: bytes bound the distances, few are computed.
+"""Where the CPU multiplies bytes, float32 samples are screened: bytes bound the distances, few are computed.
 
 Those come from differences, all others of a sample from products; so the same points, clustered by the instruction set
 without such a multiplication, tell by their last bits whether they were screened.
@@ -64,7 +64,7 @@ def small_integers(count: int, channels: int) -> Tensor:
 KINDS = ("objects", "far from 0", "one large channel", "one large token", "any length", "duplicates", "few values")
 
 
-SIZES = [(600, 75, 5), (1026, 45, 3)]  # one square of pairs, and one with fewer points beyond than a list has
+SIZES = [(600, 140, 5), (1026, 45, 3)]  # all bounds are kept; and two squares of pairs, one with fewer points than a list has
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,13 @@ SIZES = [(600, 75, 5), (1026, 45, 3)]  # one square of pairs, and one with fewer
     [
         *((*size, kind) for size in SIZES for kind in (*KINDS, "small", "large")),
         (2100, 34, 6, "any length"),  # three squares a side
-        (520, 517, 5, "objects"),  # more channels than are packed at a time
-        (512, 33, 5, "objects"),  # whole panels and blocks
-        (544, 33, 5, "objects"),
-        (1024, 33, 5, "objects"),
-        (2112, 33, 32, "objects"),  # the longest list
+        (70, 517, 5, "objects"),  # the fewest points, and more channels than are packed at a time
+        (512, 128, 5, "objects"),  # whole panels and blocks
+        (544, 128, 5, "objects"),
+        (1024, 128, 5, "objects"),
+        (300, 1030, 2, "any length"),  # more channels than are summed at a time
+        (900, 170, 32, "objects"),  # the longest lists
+        (2112, 33, 32, "objects"),
     ],
 )
 def test_each_stage_is_right(count: int, channels: int, k: int, kind: str, monkeypatch) -> None:
@@ -86,9 +88,9 @@ def test_each_stage_is_right(count: int, channels: int, k: int, kind: str, monke
     check_dpc_knn(x, found, 30, k)
 
 
-@pytest.mark.parametrize("count", [600, 2100])
-def test_mask_and_noise(count: int, monkeypatch) -> None:
-    x = points("far from 0", count, 75)
+@pytest.mark.parametrize(("count", "channels"), [(150, 300), (600, 140), (2100, 75)])
+def test_mask_and_noise(count: int, channels: int, monkeypatch) -> None:
+    x = points("far from 0", count, channels)
     mask = torch.rand(1, count) > 0.1
     x[~mask] = torch.nan
     noise = torch.rand(1, count) * 1e-3
@@ -101,9 +103,9 @@ def test_mask_and_noise(count: int, monkeypatch) -> None:
     torch.testing.assert_close(found.delta, expected.delta, rtol=4e-6, atol=0)
 
 
-@pytest.mark.parametrize("count", [600, 2100])
-def test_ties_of_small_integers_are_ties(count: int, monkeypatch) -> None:
-    x = small_integers(count, 40)
+@pytest.mark.parametrize(("count", "channels"), [(300, 130), (600, 130), (2100, 40)])
+def test_ties_of_small_integers_are_ties(count: int, channels: int, monkeypatch) -> None:
+    x = small_integers(count, channels)
     found, screened = clustered(x, 30, 4, monkeypatch, distance_scale=1.0)
     assert screened
     expected = dpc_knn(x, 30, 4, distance_scale=1.0, backend="reference")
@@ -114,9 +116,9 @@ def test_ties_of_small_integers_are_ties(count: int, monkeypatch) -> None:
     assert_same_bits(*parents)
 
 
-@pytest.mark.parametrize("count", [600, 1030, 2100])
-def test_bits_do_not_depend_on_threads_or_batch_mates(count: int, monkeypatch) -> None:
-    x = points("objects", count, 60)
+@pytest.mark.parametrize(("count", "channels"), [(130, 300), (600, 140), (1030, 60), (2100, 60)])
+def test_bits_do_not_depend_on_threads_or_batch_mates(count: int, channels: int, monkeypatch) -> None:
+    x = points("objects", count, channels)
     found, screened = clustered(x, 20, 6, monkeypatch)
     assert screened
     batch = torch.cat([torch.randn_like(x), x, *(x[:, torch.randperm(count)] for _ in range(6))])
@@ -127,9 +129,9 @@ def test_bits_do_not_depend_on_threads_or_batch_mates(count: int, monkeypatch) -
             assert_same_bits(tuple(part[1:2] for part in mates), tuple(found))
 
 
-@pytest.mark.parametrize("count", [600, 2100])
-def test_parts_compose_to_the_whole(count: int) -> None:
-    x = points("objects", count, 50)
+@pytest.mark.parametrize(("count", "channels"), [(600, 140), (2100, 50)])
+def test_parts_compose_to_the_whole(count: int, channels: int) -> None:
+    x = points("objects", count, channels)
     whole = dpc_knn(x, 20, 6, backend="cpu")
     log_density = knn_log_density(x, 6, backend="cpu")
     assert_same_bits(log_density, whole.log_density)
@@ -140,18 +142,19 @@ def test_parts_compose_to_the_whole(count: int) -> None:
 @pytest.mark.parametrize(
     ("count", "channels", "k", "kind", "dtype"),
     [
-        (500, 75, 5, "objects", torch.float32),  # few points
-        (600, 30, 5, "objects", torch.float32),  # few channels
-        (600, 75, 60, "objects", torch.float32),  # many neighbours
-        (600, 75, 5, "objects", torch.float16),
-        (520, 1000, 5, "noise", torch.float32),  # all distances nearly equal: bytes tell them apart no more
-        (600, 75, 5, "overflow", torch.float32),  # the squares of bytes' lengths would
+        (60, 600, 5, "objects", torch.float32),  # few points
+        (600, 120, 5, "objects", torch.float32),  # few channels
+        (200, 150, 5, "objects", torch.float32),  # few numbers
+        (600, 140, 60, "objects", torch.float32),  # many neighbours
+        (600, 140, 5, "objects", torch.float16),
+        (100, 3000, 5, "noise", torch.float32),  # all distances nearly equal: bytes tell them apart no more
+        (600, 140, 5, "overflow", torch.float32),  # the squares of bytes' lengths would
     ],
 )
 def test_what_is_not_screened(count: int, channels: int, k: int, kind: str, dtype: torch.dtype, monkeypatch) -> None:
     kinds = {
         "noise": lambda: torch.randn(1, count, channels),
-        "overflow": lambda: points("large", count, channels) * 1e3,
+        "overflow": lambda: points("large", count, channels) * 3e2,
     }
     x = kinds.get(kind, lambda: points(kind, count, channels))().to(dtype)
     found, screened = clustered(x, 20, k, monkeypatch)
@@ -179,7 +182,7 @@ def test_flushing_of_subnormals_loses_no_neighbour() -> None:
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, 3e19])
 def test_refuses_what_is_not_finite(bad: float) -> None:
-    x = points("objects", 600, 75)
+    x = points("objects", 600, 140)
     x[0, 400, 7] = bad
     with pytest.raises(ValueError, match=r"x has|small enough for squared distances to be finite"):
         dpc_knn(x, 5, 3, backend="cpu")

@@ -38,25 +38,34 @@ float largest_magnitude(const float* x, const float* offset, int64_t n) {
 
 RoundedPoint round(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes) {
   const float step = largest_magnitude(x, offset, n) / 127.0f, per_step = step >= 0x1p-126f ? 1.0f / step : 0.0f;
-  Vector rest_square = {}, length_square = {};
-  Ints sum = {}, byte_square = {};
+  Vector rest_square = {};
   for (int64_t c = 0; c < n; c += kLanes) {
     const __mmask16 valid = n - c < kLanes ? static_cast<__mmask16>((1u << (n - c)) - 1u) : static_cast<__mmask16>(-1);
     const Vector y = (Vector)_mm512_sub_ps(_mm512_maskz_loadu_ps(valid, x + c), _mm512_maskz_loadu_ps(valid, offset + c));
-    const __m512i nearest = _mm512_cvtps_epi32((__m512)(y * per_step));  // out of range only if the step is not finite
-    const __m512i rounded = _mm512_max_epi32(_mm512_min_epi32(nearest, _mm512_set1_epi32(127)), _mm512_set1_epi32(-127));
-    const Vector rest = y - step * (Vector)_mm512_cvtepi32_ps(rounded);
+    __builtin_prefetch(x + n + c);  // the next point, where points follow each other
+    const __m512i nearest = _mm512_cvtps_epi32((__m512)(y * per_step));  // beyond a byte only if the step is not finite
+    const Vector rest = y - step * (Vector)_mm512_cvtepi32_ps(nearest);
     rest_square += rest * rest;
-    length_square += y * y;
-    sum += (Ints)rounded;
-    byte_square += (Ints)rounded * (Ints)rounded;
-    _mm_mask_storeu_epi8(bytes + c, valid, _mm512_cvtsepi32_epi8(rounded));
+    const __m128i packed = _mm512_cvtepi32_epi8(nearest);
+    if (valid == static_cast<__mmask16>(-1)) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + c), packed);
+    } else {
+      _mm_mask_storeu_epi8(bytes + c, valid, packed);
+    }
   }
-  *sum_of_bytes = _mm512_reduce_add_epi32((__m512i)sum);
-  const float rests = _mm512_reduce_add_ps((__m512)rest_square), lengths = _mm512_reduce_add_ps((__m512)length_square);
-  // The subtraction of the offset has rounded, too.
-  const float error = __builtin_sqrtf(rests) * (1.0f + kSumError) + __builtin_sqrtf(lengths) * 0x1p-23f + kUnderflow;
-  return {step, error, step * step * static_cast<float>(_mm512_reduce_add_epi32((__m512i)byte_square))};
+  __m512i sum = _mm512_setzero_si512(), byte_square = _mm512_setzero_si512();
+  for (int64_t c = 0; c < n; c += 64) {
+    const __mmask64 valid = n - c < 64 ? (uint64_t{1} << (n - c)) - 1u : ~uint64_t{0};
+    const __m512i some = _mm512_maskz_loadu_epi8(valid, bytes + c), magnitudes = _mm512_abs_epi8(some);
+    sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), some);
+    byte_square = _mm512_dpbusd_epi32(byte_square, magnitudes, magnitudes);
+  }
+  *sum_of_bytes = _mm512_reduce_add_epi32(sum);
+  const float square = step * step * static_cast<float>(_mm512_reduce_add_epi32(byte_square));
+  const float rests = __builtin_sqrtf(_mm512_reduce_add_ps((__m512)rest_square));
+  // The subtraction of the offset has rounded y, too.
+  const float error = rests * (1.0f + kSumError) + (__builtin_sqrtf(square) + rests) * 0x1p-22f + kUnderflow;
+  return {step, error, square};
 }
 
 // The instruction takes bytes from 0 to 255 on one side: those of the columns, plus 128.
@@ -134,6 +143,20 @@ inline Vector root_above(Vector square) {
   return positive * (Vector)_mm512_rsqrt14_ps((__m512)positive) * (1.0f + 0x1p-13f);
 }
 
+// (|z_i - z_j| - error_i - error_j)^2, if that is the square of something positive. The root's factor leaves room for all rounding, and
+// for that of a distance computed from differences: where the difference is above 0, z's own distance is below twice the other one.
+void lower_bounds(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, float* to) {
+  const Pairs pairs(products, point, columns);
+  for (int64_t j = 0; j < n; j += kLanes) {
+    Vector least, most;
+    pairs.squares(j, least, most);
+    const Vector positive = larger(least, broadcast(0x1p-120f));  // of a root below any error
+    const Vector root = positive * (Vector)_mm512_rsqrt14_ps((__m512)positive) * (1.0f - 0x1p-12f);
+    const Vector bound = larger(root - pairs.errors(j), Vector{});  // of NaN and 0, 0
+    store(to + j, bound * bound);
+  }
+}
+
 // Of the pairs in kPanel groups, each group's least upper bound: the k-th smallest of those. A group takes another lane at each step, as
 // points near each other are often a row of patches, so maybe kPanel, apart.
 float kth_upper_bound(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, int64_t k) {
@@ -189,12 +212,12 @@ int64_t notable(const int32_t* products, const RoundedRow& row, const RoundedPoi
 
 }  // namespace vector
 
-DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, vector::round, vector::add_products, vector::kth_upper_bound,
+DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, vector::round, vector::add_products, vector::lower_bounds, vector::kth_upper_bound,
                         vector::notable)
 
 #else
 
-DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, nullptr, nullptr, nullptr, nullptr)
+DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, nullptr, nullptr, nullptr, nullptr, nullptr)
 
 #endif
 

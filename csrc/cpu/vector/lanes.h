@@ -43,6 +43,18 @@ typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned
 #endif
 }
 [[maybe_unused]] inline void store(float* to, Vector vector) { *reinterpret_cast<Vector*>(to) = vector; }
+// By halves: one lane after the other would each wait for the one before.
+[[maybe_unused]] inline float sum_of(Vector x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)x);
+#elif defined(__AVX2__)
+  const __m128 quarter = _mm_add_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+  const __m128 pair = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
+  return _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
+#else
+  return (x[0] + x[2]) + (x[1] + x[3]);
+#endif
+}
 
 }  // namespace
 

@@ -143,28 +143,34 @@ void add_squares(const float* panel, int64_t depth, float* squares) {
   }
 }
 
-// In pairs, and pairs of pairs: one lane after the other would each wait for the one before.
 template <int64_t kCount>
-inline float sum_of(const float* lanes) {
-  if constexpr (kCount == 1) {
-    return lanes[0];
-  } else {
-    return sum_of<kCount / 2>(lanes) + sum_of<kCount / 2>(lanes + kCount / 2);
+inline void add_squared_distances(const float* x, const float* const* ys, int64_t n, float* sums) {
+  Vector sum[kCount][2] = {};
+  int64_t c = 0;
+  for (; c + 2 * kLanes <= n; c += 2 * kLanes) {
+    const Vector low = load(x + c), high = load(x + c + kLanes);
+#pragma GCC unroll 4
+    for (int64_t p = 0; p < kCount; ++p) {
+      sum[p][0] = Difference::add(sum[p][0], low, load(ys[p] + c));
+      sum[p][1] = Difference::add(sum[p][1], high, load(ys[p] + c + kLanes));
+    }
+  }
+#pragma GCC unroll 4
+  for (int64_t p = 0; p < kCount; ++p) {
+    float rest = 0.0f;
+    for (int64_t k = c; k < n; ++k) rest += (x[k] - ys[p][k]) * (x[k] - ys[p][k]);
+    sums[p] += sum_of(sum[p][0] + sum[p][1]) + rest;
   }
 }
 
-float squared_distance(const float* x, const float* y, int64_t n) {
-  Vector sum[2] = {};
-  int64_t c = 0;
-  for (; c + 2 * kLanes <= n; c += 2 * kLanes) {
-    sum[0] = Difference::add(sum[0], load(x + c), load(y + c));
-    sum[1] = Difference::add(sum[1], load(x + c + kLanes), load(y + c + kLanes));
+void squared_distances(const float* x, const float* const* ys, int64_t count, int64_t n, float* sums) {
+  static_assert(kAtOnce == 4);
+  switch (count) {
+    case 4: return add_squared_distances<4>(x, ys, n, sums);
+    case 3: return add_squared_distances<3>(x, ys, n, sums);
+    case 2: return add_squared_distances<2>(x, ys, n, sums);
+    default: return add_squared_distances<1>(x, ys, n, sums);
   }
-  float rest = 0.0f;
-  for (; c < n; ++c) rest += (x[c] - y[c]) * (x[c] - y[c]);
-  float lanes[kLanes];
-  store(lanes, sum[0] + sum[1]);
-  return sum_of<kLanes>(lanes) + rest;
 }
 
 constexpr PanelProduct kDifferences = {nullptr, add_products<Difference>, add_own_products<Difference>};
@@ -180,6 +186,6 @@ constexpr PanelProduct kPairProducts = {nullptr, nullptr, nullptr};
 }  // namespace vector
 
 DYNFOCUS_DEFINE_VARIANT(PanelKernels, panel_kernels, vector::pack, vector::pack_pairs, vector::kDifferences, vector::kProducts,
-                        vector::kPairProducts, vector::squared_distance)
+                        vector::kPairProducts, vector::squared_distances)
 
 }  // namespace dynfocus::cpu

@@ -12,15 +12,6 @@ namespace {
 constexpr int64_t kRegisterRows = kRegisters * 3 / 8;  // times 2 vectors: three quarters of the registers hold sums
 static_assert(kTileRows % kRegisterRows == 0 && kPad % kLanes == 0);
 
-inline float sum_of(Vector x) {
-  float lanes[kLanes];
-  store(lanes, x);
-  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
-}
-
 constexpr int64_t kStep = 16;  // a cache line of floats
 
 template <int64_t kRows, int64_t kVectors>

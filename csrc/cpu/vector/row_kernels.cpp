@@ -31,15 +31,51 @@ inline uint32_t bits(Ints truth) {
 #endif
 }
 
-inline int64_t append(uint32_t found, int64_t at, int32_t* places, int64_t count) {
-  for (; found != 0; found &= found - 1) places[count++] = static_cast<int32_t>(at + __builtin_ctz(found));
+// Appends the places from `at` on whose lanes are true; a whole vector may be written.
+#if defined(__AVX512F__)
+typedef __mmask16 Truth;
+inline Truth at_most(Vector x, Vector y) { return _mm512_cmp_ps_mask((__m512)x, (__m512)y, _CMP_LE_OQ); }
+inline Truth as_truth(Ints truth) { return _mm512_movepi32_mask((__m512i)truth); }
+inline int64_t append(Truth truth, int64_t at, int32_t* places, int64_t count) {
+  const __m512i place = _mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(at));
+  _mm512_storeu_si512(places + count, _mm512_maskz_compress_epi32(truth, place));
+  return count + __builtin_popcount(truth);
+}
+#else
+typedef Ints Truth;
+inline Truth at_most(Vector x, Vector y) { return x <= y; }
+inline Truth as_truth(Ints truth) { return truth; }
+inline int64_t append(Truth truth, int64_t at, int32_t* places, int64_t count) {
+  for (uint32_t found = bits(truth); found != 0; found &= found - 1) places[count++] = static_cast<int32_t>(at + __builtin_ctz(found));
   return count;
 }
+#endif
 
 inline float smallest_of(Vector x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_min_ps((__m512)x);
+#else
   float smallest = x[0];
   for (int64_t i = 1; i < kLanes; ++i) smallest = x[i] < smallest ? x[i] : smallest;
   return smallest;
+#endif
+}
+
+// The lowest of the places whose lanes are true (-1), if any is.
+inline int32_t first_of(Ints truth, Ints places) {
+#if defined(__AVX512F__)
+  return _mm512_mask_reduce_min_epi32(_mm512_movepi32_mask((__m512i)truth), (__m512i)places);
+#else
+  int32_t first = 0x7fffffff;
+  for (int64_t i = 0; i < kLanes; ++i) first = truth[i] && places[i] < first ? places[i] : first;
+  return first;
+#endif
+}
+
+inline Ints lanes_from(int64_t at) {
+  Ints lanes = {};
+  for (int64_t i = 0; i < kLanes; ++i) lanes[i] = static_cast<int32_t>(at + i);
+  return lanes;
 }
 
 // -1 where an entry is not to be trusted; a NaN is not.
@@ -62,7 +98,7 @@ int64_t to_distances(float* row, float square, const float* squares, int64_t n) 
 int64_t untrusted(const float* row, float square, const float* squares, int64_t n, int32_t* places) {
   int64_t count = 0;
   for (int64_t j = 0; j < n; j += kLanes) {
-    count = append(bits(doubtful(load(row + j), load(squares + j) + square)), j, places, count);
+    count = append(as_truth(doubtful(load(row + j), load(squares + j) + square)), j, places, count);
   }
   return count;
 }
@@ -93,13 +129,13 @@ float largest(const float* row, int64_t n) {
 
 int64_t at_most(const float* row, float limit, int64_t n, int32_t* places) {
   int64_t count = 0;
-  for (int64_t j = 0; j < n; j += kLanes) count = append(bits(load(row + j) <= limit), j, places, count);
+  for (int64_t j = 0; j < n; j += kLanes) count = append(at_most(load(row + j), broadcast(limit)), j, places, count);
   return count;
 }
 
 int64_t at_most_each(const float* row, const float* limits, int64_t n, int32_t* places) {
   int64_t count = 0;
-  for (int64_t j = 0; j < n; j += kLanes) count = append(bits(load(row + j) <= load(limits + j)), j, places, count);
+  for (int64_t j = 0; j < n; j += kLanes) count = append(at_most(load(row + j), load(limits + j)), j, places, count);
   return count;
 }
 
@@ -117,7 +153,21 @@ float kth_group_minimum(const float* row, int64_t n, int64_t k) {
   }
   float minima[kPanel];
   for (int64_t v = 0; v < kVectors; ++v) store(minima + v * kLanes, least[v]);
-  Ints no_larger[kVectors] = {};  // how many minima are at most this one
+#if defined(__AVX512F__)
+  // Of two groups' minima the smaller alone, unless all of those are too few: no more than one in 30 groups further.
+  static_assert(kVectors == 2);
+  if (k > kLanes) return _mm512_reduce_max_ps(_mm512_max_ps((__m512)least[0], (__m512)least[1]));
+  const __m512 smaller = _mm512_min_ps((__m512)least[0], (__m512)least[1]);
+  __m512i no_larger = _mm512_setzero_si512();  // how many minima are at most this one
+#pragma GCC unroll 8
+  for (int64_t w = 0; w < kPanel; ++w) {
+    const __mmask16 is_no_larger = _mm512_cmp_ps_mask(_mm512_set1_ps(minima[w]), smaller, _CMP_LE_OQ);
+    no_larger = _mm512_mask_sub_epi32(no_larger, is_no_larger, no_larger, _mm512_set1_epi32(-1));
+  }
+  const __mmask16 enough = _mm512_cmpge_epi32_mask(no_larger, _mm512_set1_epi32(static_cast<int32_t>(k)));
+  return _mm512_mask_reduce_min_ps(enough, smaller);
+#else
+  Ints no_larger[kVectors] = {};
   for (int64_t w = 0; w < kPanel; ++w) {
 #pragma GCC unroll 8
     for (int64_t v = 0; v < kVectors; ++v) no_larger[v] -= minima[w] <= least[v];
@@ -127,6 +177,26 @@ float kth_group_minimum(const float* row, int64_t n, int64_t k) {
     bound = ((no_larger[v] >= static_cast<int32_t>(k)) & (least[v] < bound)) ? least[v] : bound;
   }
   return smallest_of(bound);
+#endif
+}
+
+void ranks(const float* values, int64_t n, int32_t* ranks) {
+  constexpr int64_t kVectors = kFew / kLanes;
+  float padded[kFew];
+  for (int64_t i = 0; i < kFew; ++i) padded[i] = i < n ? values[i] : kInfinity;
+  Ints rank[kVectors] = {};
+  for (int64_t i = 0; i < n; ++i) {
+    const Vector value = broadcast(values[i]);
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const Vector other = load(padded + v * kLanes);
+      rank[v] -= (value < other) | ((value == other) & (lanes_from(v * kLanes) > static_cast<int32_t>(i)));
+    }
+  }
+  int32_t all[kFew];
+#pragma GCC unroll 4
+  for (int64_t v = 0; v < kVectors; ++v) store(all + v * kLanes, rank[v]);
+  for (int64_t i = 0; i < n; ++i) ranks[i] = all[i];
 }
 
 bool all_finite(const float* row, int64_t n) {
@@ -135,13 +205,17 @@ bool all_finite(const float* row, int64_t n) {
   return bits(bad) == 0;
 }
 
-float smallest_before(const float* row, const int32_t* rank, int32_t own_rank, int64_t n) {
+int64_t nearest_before(const float* row, const int32_t* rank, int32_t own_rank, int64_t n) {
   Vector least = broadcast(kInfinity);
+  Ints place = {}, lanes = lanes_from(0);
   for (int64_t j = 0; j < n; j += kLanes) {
     const Vector entry = load(row + j);
-    least = ((load(rank + j) < own_rank) & (entry < least)) ? entry : least;
+    const Ints nearer = (load(rank + j) < own_rank) & (entry < least);
+    least = nearer ? entry : least;
+    place = nearer ? lanes : place;
+    lanes += static_cast<int32_t>(kLanes);
   }
-  return smallest_of(least);
+  return first_of(least == broadcast(smallest_of(least)), place);
 }
 
 void keep_smaller(const float* row, int32_t own_label, int64_t n, float* best, int32_t* label) {
@@ -158,6 +232,6 @@ void keep_smaller(const float* row, int32_t own_label, int64_t n, float* best, i
 }  // namespace vector
 
 DYNFOCUS_DEFINE_VARIANT(RowKernels, row_kernels, vector::to_distances, vector::untrusted, vector::transpose, vector::largest,
-                        vector::at_most, vector::at_most_each, vector::kth_group_minimum, vector::all_finite, vector::smallest_before, vector::keep_smaller)
+                        vector::at_most, vector::at_most_each, vector::kth_group_minimum, vector::ranks, vector::all_finite, vector::nearest_before, vector::keep_smaller)
 
 }  // namespace dynfocus::cpu
