@@ -77,7 +77,7 @@ SIZES = [(600, 140, 5), (1026, 45, 3)]  # all bounds are kept; and two squares o
         (544, 128, 5, "objects"),
         (1024, 128, 5, "objects"),
         (300, 1030, 2, "any length"),  # more channels than are summed at a time
-        (900, 170, 20, "objects"),  # lists longer than few
+        (900, 170, 20, "objects"),  # long lists
         (2112, 33, 32, "objects"),
     ],
 )
