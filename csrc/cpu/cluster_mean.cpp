@@ -18,7 +18,8 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
-constexpr int64_t kChunk = 512;  // channels a thread averages at a time
+// Channels a thread averages at a time: whole rows, which memory gives fastest, unless there are too few means for all threads.
+constexpr int64_t kMostChannels = 4096, kFewestChannels = 512;
 constexpr int64_t kGrain = 1 << 15;  // numbers worth a thread's while
 
 // The members of each cluster of a batch of assignments [B, N]; in each sample, those of no cluster come last, as cluster num_clusters.
@@ -109,12 +110,14 @@ Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clust
   const PointKernels& kernels = point_kernels();
   Tensor mean = in_huge_pages(torch::stable::new_empty(x, {B, M, C}));
   char* out = static_cast<char*>(mean.mutable_data_ptr());
-  const int64_t element_size = static_cast<int64_t>(x.element_size()), chunks = (C + kChunk - 1) / kChunk;
-  const int64_t numbers = N * std::min(C, kChunk) / M + 1;  // in a task, on average
+  const bool are_enough = B * M >= 4 * static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t chunk = are_enough ? kMostChannels : kFewestChannels, chunks = (C + chunk - 1) / chunk;
+  const int64_t element_size = static_cast<int64_t>(x.element_size());
+  const int64_t numbers = N * std::min(C, chunk) / M + 1;  // in a task, on average
   torch::stable::parallel_for(0, B * chunks * M, kGrain / numbers + 1, [&](int64_t begin, int64_t end) {
-    float sum[kChunk];
+    float sum[kMostChannels];
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / (chunks * M), c = task / M % chunks * kChunk, m = task % M, n = std::min(kChunk, C - c);
+      const int64_t b = task / (chunks * M), c = task / M % chunks * chunk, m = task % M, n = std::min(chunk, C - c);
       const int64_t list = b * (M + 1) + m;
       const int64_t ahead = clusters.start[(b + 1) * (M + 1)] - clusters.start[list + 1];  // of the same sample
       mean_of_members(points, b, clusters.first(list), clusters.count(list), clusters.weights(b * N), c, n, sum, ahead);
