@@ -5,6 +5,7 @@ DYNFOCUS_BACKEND, then the fastest backend whose predicate passes. A backend ask
 only the automatic choice moves on, and it logs what it took and why.
 """
 
+import functools
 import importlib
 import logging
 import os
@@ -113,10 +114,10 @@ def can_run_triton(op: str, x: Tensor, **sizes: int) -> str | None:
     """None if the Triton kernel of `op` can take `x` and arguments of these sizes, else the reason why not."""
     if op not in TRITON_OPS:
         return f"{op} has no Triton kernel"
-    if find_spec("triton") is None:
-        return "the package triton is not installed"
     if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreted()):
         return f"x is on {x.device}, the Triton kernels need a CUDA tensor (or TRITON_INTERPRET=1 and a CPU tensor)"
+    if not triton_is_installed():
+        return "the package triton is not installed"
     if x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < (8, 0):
         major, minor = torch.cuda.get_device_capability(x.device)
         return f"{x.device} has compute capability {major}.{minor}, the Triton kernels need 8.0 or later"
@@ -125,6 +126,12 @@ def can_run_triton(op: str, x: Tensor, **sizes: int) -> str | None:
     if sizes.get("k", 0) > TRITON_MOST_NEIGHBORS:
         return f"k is {sizes['k']}, the Triton kernels keep at most {TRITON_MOST_NEIGHBORS} neighbours in registers"
     return None
+
+
+@functools.cache
+def triton_is_installed() -> bool:
+    """Looked up on disk while nothing has imported it, which takes longer than a small op."""
+    return find_spec("triton") is not None
 
 
 def interpreted() -> bool:

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from dynfocus_ops.backends import select_backend
 from dynfocus_ops.checks import check_int, check_points, checks_values
 from dynfocus_ops.ops.density_peak_distance import density_peak_distance
-from dynfocus_ops.ops.dpc_knn import dpc_knn
+from dynfocus_ops.ops.dpc_knn import dpc_knn_eagerly
 from dynfocus_ops.ops.nearest_center import nearest_center
 
 NOISE = 1e-6
@@ -65,15 +65,16 @@ def cluster(
         empty_to_nearest: whether empty tokens join their nearest centre, else cluster 0.
     """
     num_clusters, k = operator.index(num_clusters), operator.index(k)
-    if not runs_natively(x):
+    backend = backend_of(x)
+    if backend == "reference":
         return cluster_matrix(distances(x), num_clusters, k, noise, mask, empty_to_nearest=empty_to_nearest)
     if mask is None:
-        labels, centers, _, _ = dpc_knn(x, num_clusters, k, noise=noise)
+        labels, centers, _, _ = dpc_knn_eagerly(x, num_clusters, k, noise=noise, backend=backend)
         return Clusters(labels, centers)
     few = mask.sum(-1) < max(num_clusters, k)
     if bool(few.any()):
         return cluster_with_few(x, num_clusters, k, noise, mask, few, empty_to_nearest)
-    labels, centers, _, _ = dpc_knn(x, num_clusters, k, mask=mask, noise=noise)
+    labels, centers, _, _ = dpc_knn_eagerly(x, num_clusters, k, mask=mask, noise=noise, backend=backend)
     return Clusters(nearest_center(x, centers) if empty_to_nearest else labels.clamp_(min=0), centers)
 
 
@@ -104,10 +105,11 @@ def cluster_with_few(
 def cluster_without(x: Tensor, num_clusters: int, k: int, noise: Tensor | None, excluded: Any) -> Clusters:
     """`cluster` where the points x[:, excluded] cannot be centres."""
     num_clusters, k = operator.index(num_clusters), operator.index(k)
-    if not runs_natively(x):
+    backend = backend_of(x)
+    if backend == "reference":
         return cluster_matrix(distances(x), num_clusters, k, noise, excluded=excluded)
     check_int("num_clusters", num_clusters, 1, x.shape[1], "the number of points")
-    _, _, log_density, delta = dpc_knn(x, 1, k, noise=noise)
+    _, _, log_density, delta = dpc_knn_eagerly(x, 1, k, noise=noise, backend=backend)
     centers = highest(log_density.exp() * delta, num_clusters, excluded)
     return Clusters(nearest_center(x, centers), centers)
 
@@ -115,10 +117,11 @@ def cluster_without(x: Tensor, num_clusters: int, k: int, noise: Tensor | None, 
 def cluster_strictly(x: Tensor, num_clusters: int, k: int) -> Clusters:
     """`cluster` of one sample without noise, where exact ties of density count: neither point is the other's denser."""
     num_clusters, k = operator.index(num_clusters), operator.index(k)
-    if not runs_natively(x):
+    backend = backend_of(x)
+    if backend == "reference":
         return cluster_matrix(distances(x), num_clusters, k, None)
     check_int("num_clusters", num_clusters, 1, x.shape[1], "the number of points")
-    labels, centers, log_density, delta = dpc_knn(x, num_clusters, k)
+    labels, centers, log_density, delta = dpc_knn_eagerly(x, num_clusters, k, backend=backend)
     density = log_density[0].exp()
     order = density.argsort(descending=True)
     repeats = density[order].diff() == 0
@@ -203,5 +206,6 @@ def highest(score: Tensor, num_clusters: int, excluded: Any = None) -> Tensor:
     return score.topk(num_clusters).indices
 
 
-def runs_natively(x: Tensor) -> bool:
-    return select_backend("dpc_knn", "auto", x) != "reference"
+def backend_of(x: Tensor) -> str:
+    """What runs `dpc_knn` of x; "reference" where nothing is faster than the copies' own formula."""
+    return select_backend("dpc_knn", "auto", x)

@@ -83,16 +83,40 @@ def dpc_knn(
     Source: Du, Ding & Jia, "Study on density peaks clustering based on k-nearest neighbors", 2016; DynFocus (CVPR 2025,
     arXiv 2411.12355).
     """
-    check_points(x, "[B, N, C]", mask, noise, distance_scale)
-    check_int("num_clusters", num_clusters, 1, x.shape[1], "the number of points")
-    check_int("k", k, 1, x.shape[1], "the number of points")
-    if noise is not None:
-        x, noise = promote(x, noise)
+    x, noise = _checked(x, num_clusters, k, mask, distance_scale, noise)
     return DPCKNN(*_dpc_knn(x, num_clusters, k, mask, distance_scale, noise, backend))
 
 
-@torch.library.custom_op("dynfocus::dpc_knn", mutates_args=())
-def _dpc_knn(
+def dpc_knn_eagerly(
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    *,
+    mask: Tensor | None = None,
+    noise: Tensor | None = None,
+    backend: str = "auto",
+) -> DPCKNN:
+    """`dpc_knn` past torch's dispatcher, which takes longer than a small sample: for callers under no_grad.
+
+    While something traces, or for a subclass of Tensor, the op itself.
+    """
+    if torch.compiler.is_compiling() or type(x) is not Tensor:
+        return dpc_knn(x, num_clusters, k, mask=mask, noise=noise, backend=backend)
+    x, noise = _checked(x, num_clusters, k, mask, None, noise)
+    return DPCKNN(*_compute(x, num_clusters, k, mask, None, noise, backend))
+
+
+def _checked(
+    x: Tensor, num_clusters: int, k: int, mask: Tensor | None, distance_scale: float | None, noise: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """x and noise as they are computed with, once the static properties of all arguments are checked."""
+    check_points(x, "[B, N, C]", mask, noise, distance_scale)
+    check_int("num_clusters", num_clusters, 1, x.shape[1], "the number of points")
+    check_int("k", k, 1, x.shape[1], "the number of points")
+    return (x, None) if noise is None else promote(x, noise)
+
+
+def _compute(
     x: Tensor,
     num_clusters: int,
     k: int,
@@ -109,6 +133,9 @@ def _dpc_knn(
     check_scores(result[2], x, mask)
     check_scores(result[3], x, mask)
     return result
+
+
+_dpc_knn = torch.library.custom_op("dynfocus::dpc_knn", _compute, mutates_args=())
 
 
 @_dpc_knn.register_fake

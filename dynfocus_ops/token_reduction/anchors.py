@@ -15,8 +15,7 @@ from dynfocus_ops.checks import (
     score_dtype,
 )
 from dynfocus_ops.ops.cluster_mean import cluster_mean
-
-BLOCK = 1 << 22  # numbers
+from dynfocus_ops.token_reduction.similarity import products
 
 Rule = Literal["fastvid", "visionzip", "scissor"]
 
@@ -34,14 +33,11 @@ def assign_to_anchors(x: Tensor, anchors: Tensor) -> Tensor:
     check_pair(x, anchors)
     dtype = torch.promote_types(score_dtype(x), anchors.dtype)
     with torch.no_grad():
-        unit = normalize(anchors.to(dtype), dim=-1).mT  # the length of x_i changes no argmax over anchors
-        samples = max(1, BLOCK // x[0].numel())  # so that half precision is not doubled all at once
-        blocks = [points.to(dtype) @ unit[i * samples :][:samples] for i, points in enumerate(x.split(samples))]
-        similarity = torch.cat(blocks)
+        similarity = products(x, normalize(anchors.to(dtype), dim=-1))  # the length of x_i changes no argmax over anchors
     if checks_values(x) and not math.isfinite(float(similarity.sum())):
         check_finite("x", x, None)
         check_finite("anchors", anchors, None)
-    return similarity.argmax(-1)
+    return similarity.argmax(1)
 
 
 def merge_into_anchors(

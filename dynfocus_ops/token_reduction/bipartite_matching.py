@@ -15,6 +15,7 @@ from dynfocus_ops.checks import (
     score_dtype,
 )
 from dynfocus_ops.ops.cluster_mean import cluster_mean
+from dynfocus_ops.token_reduction.similarity import products
 
 
 class Matching(NamedTuple):
@@ -68,7 +69,7 @@ def bipartite_soft_matching(
     alternating = split == "alternating"
     in_a, in_b = (slice(0, n, 2), slice(1, n, 2)) if alternating else (slice(0, n // 2), slice(n // 2, n))
     unit = normalize(metric.detach().to(score_dtype(metric)), dim=-1)
-    similarity = unit[:, in_a] @ unit[:, in_b].mT
+    similarity = products(unit[:, in_b], unit[:, in_a])
     if distill_token:
         similarity[:, :, 0] = -torch.inf
     best, partner = similarity.max(-1)

@@ -13,6 +13,7 @@ from dynfocus_ops.checks import (
     checks_values,
     score_dtype,
 )
+from dynfocus_ops.token_reduction.similarity import products
 
 
 def max_min_diversity(x: Tensor, num_tokens: int, *, weight: Tensor | None = None) -> Tensor:
@@ -44,7 +45,7 @@ def max_min_diversity(x: Tensor, num_tokens: int, *, weight: Tensor | None = Non
         check_finite("weight", weight.unsqueeze(-1), None)
     with torch.no_grad():
         unit = normalize(x.to(score_dtype(x)), dim=-1)
-        distance = (unit @ unit.mT).neg_().add_(1)
+        distance = products(unit, unit).neg_().add_(1)
         if weight is not None:
             distance *= weight.to(distance.dtype).unsqueeze(1)
         if checks_values(x) and not math.isfinite(float(distance.sum())):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from dynfocus_ops.checks import check_finite, check_int, check_not_empty, check_tensor, checks_values, score_dtype
+from dynfocus_ops.transfer import to_device
 
 
 def segment_boundaries(
@@ -35,15 +36,14 @@ def segment_boundaries(
     points = frames.detach().to(score_dtype(frames))
     length = torch.linalg.vector_norm(points, dim=-1).clamp_(min=1e-12)
     similarity = (points[:-1] * points[1:]).sum(-1).div_(length[:-1]).div_(length[1:])
-    if checks_values(frames) and not math.isfinite(float(similarity.sum())):
+    values = similarity.tolist()
+    if checks_values(frames) and not math.isfinite(sum(values)):
         check_finite("frames", frames, None)
         raise ValueError("frames has vectors too long to be compared, their squared lengths must be finite")
-    cuts = similarity < threshold
-    if num_smallest > 0:
-        cuts[similarity.argsort(stable=True)[:num_smallest]] = True
-    missing = min_segments - 1 - int(cuts.sum())
-    if missing > 0:
-        others = similarity.masked_fill(cuts, torch.inf).argsort(stable=True)
-        cuts[others[:missing]] = True
-    starts = cuts.nonzero().flatten() + 1
-    return torch.cat([starts.new_zeros(1), starts, starts.new_full((1,), len(frames))])
+    ascending = sorted(range(len(values)), key=values.__getitem__)
+    cuts = {t for t, value in enumerate(values) if value < threshold}.union(ascending[:num_smallest])
+    for t in ascending:
+        if len(cuts) + 1 >= min_segments:
+            break
+        cuts.add(t)
+    return to_device([0, *(t + 1 for t in sorted(cuts)), len(frames)], frames.device)
