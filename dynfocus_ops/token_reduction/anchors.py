@@ -33,7 +33,8 @@ def assign_to_anchors(x: Tensor, anchors: Tensor) -> Tensor:
     check_pair(x, anchors)
     dtype = torch.promote_types(score_dtype(x), anchors.dtype)
     with torch.no_grad():
-        similarity = products(x, normalize(anchors.to(dtype), dim=-1))  # the length of x_i changes no argmax over anchors
+        # the length of x_i changes no argmax over anchors
+        similarity = products(x, normalize(anchors.to(dtype), dim=-1))
     if checks_values(x) and not math.isfinite(float(similarity.sum())):
         check_finite("x", x, None)
         check_finite("anchors", anchors, None)

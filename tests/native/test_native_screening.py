@@ -64,7 +64,7 @@ def small_integers(count: int, channels: int) -> Tensor:
 KINDS = ("objects", "far from 0", "one large channel", "one large token", "any length", "duplicates", "few values")
 
 
-SIZES = [(600, 140, 5), (1026, 45, 3)]  # all bounds are kept; and two squares of pairs, one with fewer points than a list has
+SIZES = [(600, 140, 5), (1026, 45, 3)]  # all bounds are kept; two squares of pairs, the last shorter than a list
 
 
 @pytest.mark.parametrize(
