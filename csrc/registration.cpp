@@ -16,6 +16,7 @@ STABLE_TORCH_LIBRARY(dynfocus_native, m) {
   m.def("knn_log_density(Tensor x, int k, Tensor? mask, float distance_scale, Tensor? noise) -> Tensor");
   m.def("density_peak_distance(Tensor x, Tensor log_density, Tensor? mask, float distance_scale) -> (Tensor delta, Tensor parent)");
   m.def("nearest_center(Tensor x, Tensor centers, Tensor? mask) -> Tensor");
+  m.def("pairwise_distances(Tensor x) -> Tensor");
   m.def("spatial_prototypes(Tensor x, int[] num_clusters, int[] k) -> (Tensor prototypes, Tensor assignments)");
   m.def("cluster_mean(Tensor x, Tensor assignment, int num_clusters, Tensor? weight) -> Tensor");
   m.def("cluster_mean_backward(Tensor grad, Tensor? x, Tensor assignment, Tensor? weight) -> (Tensor grad_x, Tensor grad_weight)");
@@ -41,6 +42,7 @@ STABLE_TORCH_LIBRARY_IMPL(dynfocus_native, CPU, m) {
   m.impl("knn_log_density", TORCH_BOX(&dynfocus::cpu::knn_log_density));
   m.impl("density_peak_distance", TORCH_BOX(&dynfocus::cpu::density_peak_distance));
   m.impl("nearest_center", TORCH_BOX(&dynfocus::cpu::nearest_center));
+  m.impl("pairwise_distances", TORCH_BOX(&dynfocus::cpu::pairwise_distances));
   m.impl("spatial_prototypes", TORCH_BOX(&dynfocus::cpu::spatial_prototypes));
   m.impl("cluster_mean", TORCH_BOX(&dynfocus::cpu::cluster_mean));
   m.impl("cluster_mean_backward", TORCH_BOX(&dynfocus::cpu::cluster_mean_backward));

@@ -27,6 +27,8 @@ std::tuple<Tensor, Tensor> density_peak_distance(const Tensor& x, const Tensor& 
 
 Tensor nearest_center(const Tensor& x, const Tensor& centers, const std::optional<Tensor>& mask);
 
+Tensor pairwise_distances(const Tensor& x);
+
 std::tuple<Tensor, Tensor> spatial_prototypes(const Tensor& x, const std::vector<int64_t>& num_clusters, const std::vector<int64_t>& k);
 
 Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clusters, const std::optional<Tensor>& weight);

@@ -10,8 +10,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 SEED = 11
 
 
-def difference(original: Callable[..., Any], replacement: Callable[..., Any], args: tuple[Any, ...]) -> str | None:
-    """None, or in what they differ."""
+def difference(
+    original: Callable[..., Any], replacement: Callable[..., Any], args: tuple[Any, ...], tolerance: float
+) -> str | None:
+    """None, or in what they differ; values may also be apart by `tolerance` times the largest."""
     runs = []
     for name, function in (("the original", original), ("the replacement", replacement)):
         own = tree_map(
@@ -31,7 +33,7 @@ def difference(original: Callable[..., Any], replacement: Callable[..., Any], ar
     (result, grads, state), (our_result, our_grads, our_state) = runs
     if not torch.equal(state, our_state):
         return "they draw differently from torch's generator"
-    return unlike("the result", result, our_result) or unlike("the gradients", grads, our_grads)
+    return unlike("the result", result, our_result, tolerance) or unlike("the gradients", grads, our_grads, tolerance)
 
 
 def gradients(result: Any, args: tuple[Any, ...]) -> list[Tensor | None]:
@@ -44,26 +46,27 @@ def gradients(result: Any, args: tuple[Any, ...]) -> list[Tensor | None]:
     return list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True))
 
 
-def unlike(name: str, theirs: Any, ours: Any) -> str | None:
+def unlike(name: str, theirs: Any, ours: Any, tolerance: float) -> str | None:
     """Where two nested results differ: in types, keys, shapes, dtypes, or beyond float32's rounding in values."""
     if type(theirs) is not type(ours):
         return f"{name} is a {type(theirs).__name__}, ours a {type(ours).__name__}"
     if isinstance(theirs, dict):
         if list(theirs) != list(ours):
             return f"{name} has keys {list(theirs)}, ours {list(ours)}"
-        return first(unlike(f"{name}[{key!r}]", theirs[key], ours[key]) for key in theirs)
+        return first(unlike(f"{name}[{key!r}]", theirs[key], ours[key], tolerance) for key in theirs)
     if isinstance(theirs, list | tuple):
         if len(theirs) != len(ours):
             return f"{name} has {len(theirs)} parts, ours {len(ours)}"
         pairs = enumerate(zip(theirs, ours, strict=True))
-        return first(unlike(f"{name}[{index}]", one, other) for index, (one, other) in pairs)
+        return first(unlike(f"{name}[{index}]", one, other, tolerance) for index, (one, other) in pairs)
     if not isinstance(theirs, Tensor):
         return None if theirs == ours else f"{name} is {theirs!r}, ours {ours!r}"
     if (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype):
         return f"{name} is {theirs.dtype} {list(theirs.shape)}, ours {ours.dtype} {list(ours.shape)}"
     if theirs.requires_grad != ours.requires_grad:
         return f"{name} is {'' if theirs.requires_grad else 'not '}differentiable, unlike ours"
-    if not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-5):
+    largest = float(theirs.abs().max()) if tolerance > 0 else 0.0
+    if not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-5 + tolerance * largest):
         return f"{name} has other values"
     return None
 

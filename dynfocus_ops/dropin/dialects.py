@@ -27,6 +27,7 @@ class Replacement:
     dialect: str
     function: Callable[..., Any]
     probes: Callable[[set[str]], list[probes.Probe]]  # given the parameters that the original has
+    tolerance: float = 0.0  # how far apart values may be besides, as a share of the largest
 
     @property
     def name(self) -> str:
@@ -57,7 +58,8 @@ REPLACEMENTS = [
     Replacement("sparsevlm", sparsevlm.cluster_and_merge, probes.cluster_and_merge),
     Replacement("lightcompress", lightcompress.cluster_and_merge, probes.cluster_and_merge),
     Replacement("missrec", missrec.cluster_dpc_knn, probes.cluster_points),
-    Replacement("holitom", holitom.cluster_dpc_knn, probes.also_in_bfloat16(probes.cluster_tensor)),
+    # cdist's distances of points to themselves are not 0
+    Replacement("holitom", holitom.cluster_dpc_knn, probes.also_in_bfloat16(probes.cluster_tensor), tolerance=1e-3),
     Replacement("holitom", holitom.merge_tokens_by_clustering, probes.merge_by_clustering),
     Replacement("holitom", holitom.merge_tokens_by_density, probes.merge_by_density),
     Replacement("dynfocus", dynfocus.cluster_dpc_knn, probes.cluster_tensor),

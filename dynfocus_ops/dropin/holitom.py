@@ -6,14 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynfocus_ops.dropin.clustering import at_most_float32, cluster, distances, draw_noise, matrix_centers
+from dynfocus_ops.dropin.clustering import at_most_float32, backend_of, cluster, distances, draw_noise, matrix_centers
 from dynfocus_ops.ops.cluster_mean import cluster_mean
 
 
 @torch.no_grad()
 def cluster_dpc_knn(self: Any, x: Tensor, cluster_num: int, k: int = 7, *, noise: bool = True) -> tuple[Tensor, Tensor]:
     """(centres [B, cluster_num] in descending score, distances |x_i - x_j| / sqrt(C) [B, N, N]) in float32."""
-    distance = distances(at_most_float32(x))
+    x = at_most_float32(x)
+    on_cpu = backend_of(x) == "cpu"
+    distance = torch.ops.dynfocus_native.pairwise_distances(x) if on_cpu else distances(x)
     return matrix_centers(distance, cluster_num, k, draw_noise(x, torch.float32, noise)), distance
 
 

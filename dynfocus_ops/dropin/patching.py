@@ -199,7 +199,7 @@ def disagreement(function: FunctionType, owner: ModuleType | type, replacement: 
     is_method = "self" in parameters
     for probe in replacement.probes(parameters):
         before = (Stand(owner),) if is_method else ()
-        reason = difference(function, replacement.function, (*before, *probe.args))
+        reason = difference(function, replacement.function, (*before, *probe.args), replacement.tolerance)
         if reason is not None:
             return f"on the probe {probe.name!r} {reason}"
     return None

@@ -117,3 +117,32 @@ def test_parts_compose_to_the_whole(count: int) -> None:
 def test_many_neighbours(count: int, k: int) -> None:
     x = points("spread", count, 40)
     check_dpc_knn(x, dpc_knn(x, 3, k, backend="cpu"), 3, k)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ["spread", "far from 0", "one tight event", "duplicates"])
+@pytest.mark.parametrize(("count", "channels"), [(5, 9), (130, 75), (300, 40)])
+def test_all_distances(count: int, channels: int, kind: str, dtype: torch.dtype) -> None:
+    x = (
+        torch.cat([points(kind, count, channels), torch.randn(1, count, channels)])
+        .to(dtype)
+        .transpose(0, 1)
+        .contiguous()
+    )
+    x = x.transpose(0, 1)
+    differences = x.double().unsqueeze(1) - x.double().unsqueeze(2)
+    exact = differences.square().mean(-1).sqrt()
+    found = torch.ops.dynfocus_native.pairwise_distances(x)
+    torch.testing.assert_close(found.double(), exact, rtol=4e-6, atol=0)
+    assert_same_bits(found, found.mT.contiguous())
+    for number in (1, 2, 5):
+        with threads(number):
+            assert_same_bits(torch.ops.dynfocus_native.pairwise_distances(x), found)
+
+
+def test_all_distances_show_what_is_not_finite() -> None:
+    x = torch.randn(1, 50, 40)
+    x[0, 3, 5] = torch.nan
+    bad = ~torch.ops.dynfocus_native.pairwise_distances(x)[0].isfinite()
+    assert bad[3].any()
+    assert not bad[torch.arange(50) != 3][:, torch.arange(50) != 3].any()
