@@ -102,9 +102,9 @@ class BoundedNeighborhood final : public ListedNeighborhood {
     int32_t* products = reinterpret_cast<int32_t*>(row(i) + i);
     rounded_.multiply(i, rows, i, columns, products, stride_);
     for (int64_t r = i; r < i + rows; ++r) {
-      byte_kernels().lower_bounds(products + (r - i) * stride_, rounded_.point(r), rounded_.points(i, nullptr), padded(columns), row(r) + i);
+      largest_of_row_[r] = byte_kernels().lower_bounds(products + (r - i) * stride_, rounded_.point(r), rounded_.points(i, nullptr),
+                                                       padded(columns), row(r) + i);
       std::fill(row(r) + count_, row(r) + stride_, kInfinity);
-      largest_of_row_[r] = kernels_.largest(row(r) + i, padded(columns));
       row(r)[r] = 0.0f;
       is_exact_[r * stride_ + r] = 1;
     }

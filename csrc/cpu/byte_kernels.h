@@ -32,8 +32,9 @@ struct ByteKernels {
   // i's bytes the sums come to its products with j itself.
   void (*add_products)(const int32_t* rows, int64_t num_rows, const int32_t* columns, int64_t num_columns, int64_t depth,
                        const int32_t* start, int32_t* sums, int64_t stride);
-  // to[j] = what the squared distance of a pair is at least; whatever beyond the last point. `to` may be the products' own memory
-  void (*lower_bounds)(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, float* to);
+  // to[j] = what the squared distance of a pair is at least, beyond the last point 0; returns the largest. `to` may be the products' own
+  // memory
+  float (*lower_bounds)(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, float* to);
   // At least k of the n pairs of `point` have a distance of at most this, and not many more; k <= kPanel
   float (*kth_upper_bound)(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, int64_t k);
   // The places j of pairs that may be within reach, or as far apart as row.far, ascending, points beyond the last maybe among them;

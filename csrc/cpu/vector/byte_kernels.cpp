@@ -145,16 +145,19 @@ inline Vector root_above(Vector square) {
 
 // (|z_i - z_j| - error_i - error_j)^2, if that is the square of something positive. The root's factor leaves room for all rounding, and
 // for that of a distance computed from differences: where the difference is above 0, z's own distance is below twice the other one.
-void lower_bounds(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, float* to) {
+float lower_bounds(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, float* to) {
   const Pairs pairs(products, point, columns);
+  Vector largest = {};
   for (int64_t j = 0; j < n; j += kLanes) {
     Vector least, most;
     pairs.squares(j, least, most);
     const Vector positive = larger(least, broadcast(0x1p-120f));  // of a root below any error
     const Vector root = positive * (Vector)_mm512_rsqrt14_ps((__m512)positive) * (1.0f - 0x1p-12f);
     const Vector bound = larger(root - pairs.errors(j), Vector{});  // of NaN and 0, 0
+    largest = larger(largest, bound * bound);
     store(to + j, bound * bound);
   }
+  return _mm512_reduce_max_ps((__m512)largest);
 }
 
 // Of the pairs in kPanel groups, each group's least upper bound: the k-th smallest of those. A group takes another lane at each step, as
