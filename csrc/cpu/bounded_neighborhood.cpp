@@ -13,11 +13,12 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// From how many points, channels and numbers on it pays, and up to how many numbers.
-constexpr int64_t kFewest = 64, kNarrowest = 128, kSmallest = 1 << 15, kLargest = 1 << 23;
+// What it pays for, measured on 64 to 1,024 points of 40 to 8,192 channels with 1 to 32 neighbours: enough channels and numbers, no more
+// numbers than a large cache holds, and few neighbours among many points.
+constexpr int64_t kNarrowest = 128, kSmallest = 1 << 16, kLargest = 1 << 22, kPointsANeighbor = 16;
 
-// Rows of the first panel that tell beforehand how many entries lists of this length, or k, ask for. So few of all are worth it: one in
-// five, measured on 64 to 1,024 points of 128 to 4,096 channels; half as many where the points do not stay in a core's cache.
+// Rows of the first panel that tell beforehand how many entries lists of this length, or k, ask for. One in so many is worth it, half as
+// many where the points do not stay in a core's cache.
 constexpr int64_t kProbes = 8, kProbedLength = 8, kCached = 1 << 19;
 constexpr int64_t one_of(int64_t numbers) { return numbers <= kCached ? 5 : 10; }
 
@@ -190,8 +191,8 @@ class BoundedNeighborhood final : public ListedNeighborhood {
 std::unique_ptr<Neighborhood> make_bounded_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch) {
   if (byte_kernels().round == nullptr || !distances.is_screenable()) return nullptr;
   const int64_t channels = distances.channels(), numbers = count * channels;
-  if (count < kFewest || count > kDense || channels < kNarrowest || numbers < kSmallest || numbers > kLargest) return nullptr;
-  if (k > kPanel || std::max(k, kProbedLength) * one_of(numbers) > count) return nullptr;
+  if (count > kDense || channels < kNarrowest || numbers < kSmallest || numbers > kLargest) return nullptr;
+  if (k > kFew || std::max(k, kProbedLength) * kPointsANeighbor > count) return nullptr;
   auto bounded = std::make_unique<BoundedNeighborhood>(distances, count, k, scratch);
   if (!bounded->pays()) return nullptr;
   bounded->find_all();

@@ -30,7 +30,7 @@ struct Worth {
   int64_t fewest, one_of;
 };
 constexpr int64_t kCached = 1 << 23;  // floats
-Worth worth(int64_t count, int64_t channels) { return count * channels <= kCached ? Worth{kDense + 1, 12} : Worth{4096, 64}; }
+Worth worth(int64_t count, int64_t channels) { return count * channels <= kCached ? Worth{512, 12} : Worth{4096, 64}; }
 
 // Nor does it pay for more neighbours than one in so many points: too many distances are left.
 constexpr int64_t kPointsANeighbor = 64;

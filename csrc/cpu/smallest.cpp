@@ -34,11 +34,27 @@ void Smallest::choose(const float* row, const int32_t* places, int64_t count) {
     }
     return;
   }
-  candidates_.assign(places, places + count);
-  std::partial_sort(candidates_.begin(), candidates_.begin() + k_, candidates_.end(),
-                    [&](int32_t i, int32_t j) { return row[i] < row[j] || (row[i] == row[j] && i < j); });
-  std::copy_n(candidates_.begin(), k_, places_.begin());
-  std::transform(places_.begin(), places_.end(), values_.begin(), [&](int32_t place) { return row[place]; });
+  if (k_ > kPanel) {
+    order_.assign(places, places + count);
+    std::partial_sort(order_.begin(), order_.begin() + k_, order_.end(),
+                      [&](int32_t i, int32_t j) { return row[i] < row[j] || (row[i] == row[j] && i < j); });
+    std::copy_n(order_.begin(), k_, places_.begin());
+    std::transform(places_.begin(), places_.end(), values_.begin(), [&](int32_t place) { return row[place]; });
+    return;
+  }
+  int64_t kept = 0;
+  for (int64_t c = 0; c < count; ++c) {  // places ascend, so equals stay in order
+    const float value = row[places[c]];
+    if (kept == k_ && !(value < values_[k_ - 1])) continue;
+    int64_t at = std::min(kept, k_ - 1);
+    for (; at > 0 && value < values_[at - 1]; --at) {
+      values_[at] = values_[at - 1];
+      places_[at] = places_[at - 1];
+    }
+    values_[at] = value;
+    places_[at] = places[c];
+    kept += kept < k_;
+  }
 }
 
 }  // namespace dynfocus::cpu

@@ -29,7 +29,7 @@ class Smallest {
   const int64_t k_;
   const RowKernels& kernels_;
   std::vector<float> values_, scratch_;
-  std::vector<int32_t> places_, candidates_;
+  std::vector<int32_t> places_, candidates_, order_;
 };
 
 }  // namespace dynfocus::cpu

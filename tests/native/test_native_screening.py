@@ -72,12 +72,12 @@ SIZES = [(600, 140, 5), (1026, 45, 3)]  # all bounds are kept; two squares of pa
     [
         *((*size, kind) for size in SIZES for kind in (*KINDS, "small", "large")),
         (2100, 34, 6, "any length"),  # three squares a side
-        (70, 517, 5, "objects"),  # the fewest points, and more channels than are packed at a time
+        (128, 517, 5, "objects"),  # the fewest points, and more channels than are packed at a time
         (512, 128, 5, "objects"),  # whole panels and blocks
         (544, 128, 5, "objects"),
         (1024, 128, 5, "objects"),
         (300, 1030, 2, "any length"),  # more channels than are summed at a time
-        (900, 170, 20, "objects"),  # long lists
+        (900, 170, 16, "objects"),  # the longest lists of those whose bounds are all kept
         (2112, 33, 32, "objects"),
     ],
 )
@@ -88,7 +88,21 @@ def test_each_stage_is_right(count: int, channels: int, k: int, kind: str, monke
     check_dpc_knn(x, found, 30, k)
 
 
-@pytest.mark.parametrize(("count", "channels"), [(150, 300), (600, 140), (2100, 75)])
+@pytest.mark.parametrize("count", [600, 1100])
+def test_the_farthest_pair_is_found_though_bytes_make_it_nearer(count: int, monkeypatch) -> None:
+    x = points("objects", count, 140)
+    x[0, 100, 3] = 300  # bytes tell little of its other channels
+    x[0, 200] = torch.randn(140).sign() * 1.15 * 300 / 2 / 140**0.5
+    x[0, 200, 3] = 0
+    x[0, 201] = -x[0, 200]  # these two are nearly as far from each other as from the first
+    distances = torch.cdist(x.double(), x.double())[0]
+    assert distances[100].max() > distances[200, 201]
+    found, screened = clustered(x, 30, 5, monkeypatch)
+    assert screened
+    check_dpc_knn(x, found, 30, 5)
+
+
+@pytest.mark.parametrize(("count", "channels"), [(150, 500), (600, 140), (2100, 75)])
 def test_mask_and_noise(count: int, channels: int, monkeypatch) -> None:
     x = points("far from 0", count, channels)
     mask = torch.rand(1, count) > 0.1
@@ -103,7 +117,7 @@ def test_mask_and_noise(count: int, channels: int, monkeypatch) -> None:
     torch.testing.assert_close(found.delta, expected.delta, rtol=4e-6, atol=0)
 
 
-@pytest.mark.parametrize(("count", "channels"), [(300, 130), (600, 130), (2100, 40)])
+@pytest.mark.parametrize(("count", "channels"), [(600, 130), (1000, 130), (700, 40), (2100, 40)])
 def test_ties_of_small_integers_are_ties(count: int, channels: int, monkeypatch) -> None:
     x = small_integers(count, channels)
     found, screened = clustered(x, 30, 4, monkeypatch, distance_scale=1.0)
@@ -116,7 +130,7 @@ def test_ties_of_small_integers_are_ties(count: int, channels: int, monkeypatch)
     assert_same_bits(*parents)
 
 
-@pytest.mark.parametrize(("count", "channels"), [(130, 300), (600, 140), (1030, 60), (2100, 60)])
+@pytest.mark.parametrize(("count", "channels"), [(130, 520), (600, 140), (700, 60), (1030, 60), (2100, 60)])
 def test_bits_do_not_depend_on_threads_or_batch_mates(count: int, channels: int, monkeypatch) -> None:
     x = points("objects", count, channels)
     found, screened = clustered(x, 20, 6, monkeypatch)
@@ -142,12 +156,14 @@ def test_parts_compose_to_the_whole(count: int, channels: int) -> None:
 @pytest.mark.parametrize(
     ("count", "channels", "k", "kind", "dtype"),
     [
-        (60, 600, 5, "objects", torch.float32),  # few points
-        (600, 120, 5, "objects", torch.float32),  # few channels
-        (200, 150, 5, "objects", torch.float32),  # few numbers
-        (600, 140, 60, "objects", torch.float32),  # many neighbours
+        (127, 900, 5, "objects", torch.float32),  # few points
+        (500, 127, 5, "objects", torch.float32),  # few channels
+        (600, 32, 5, "objects", torch.float32),
+        (200, 300, 5, "objects", torch.float32),  # few numbers
+        (900, 170, 17, "objects", torch.float32),  # many neighbours
+        (600, 140, 60, "objects", torch.float32),
         (600, 140, 5, "objects", torch.float16),
-        (100, 3000, 5, "noise", torch.float32),  # all distances nearly equal: bytes tell them apart no more
+        (130, 3000, 5, "noise", torch.float32),  # all distances nearly equal: bytes tell them apart no more
         (600, 140, 5, "overflow", torch.float32),  # the squares of bytes' lengths would
     ],
 )
@@ -162,13 +178,14 @@ def test_what_is_not_screened(count: int, channels: int, k: int, kind: str, dtyp
     check_dpc_knn(x, found, 20, k)
 
 
-def test_flushing_of_subnormals_loses_no_neighbour() -> None:
+@pytest.mark.parametrize("count", [300, 600])
+def test_flushing_of_subnormals_loses_no_neighbour(count: int) -> None:
     """The squares of the steps are subnormal, and flushed: lengths of rounded points would be 0."""
-    count, channels, k = 600, 13_000, 5
+    channels, k, near = 13_000, 5, count - 30
     signs = torch.randn(40, channels).sign()[torch.arange(count) % 40]
-    signs[:570] *= (torch.rand(570, channels) < 0.774).float() * 2 - 1  # of a group, correlated by 0.3
-    signs[570:] = torch.randn(30, channels).sign()
-    x = signs * torch.where(torch.arange(count) < 570, 1.40e-17, 1.37e-17).unsqueeze(1)
+    signs[:near] *= (torch.rand(near, channels) < 0.774).float() * 2 - 1  # of a group, correlated by 0.3
+    signs[near:] = torch.randn(30, channels).sign()
+    x = signs * torch.where(torch.arange(count) < near, 1.40e-17, 1.37e-17).unsqueeze(1)
     x[-1] *= 100  # else all pairs are nearly as far apart as any, and none is screened
     exact = torch.cdist(x.double(), x.double()).square().sort(-1).values[:, :k].mean(-1) / channels
     assert torch.set_flush_denormal(True)
