@@ -35,7 +35,7 @@ class BoundedNeighborhood final : public ListedNeighborhood {
   BoundedNeighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch)
       : ListedNeighborhood(distances, count, k, std::max(k, kShortest)),
         stride_(padded(count)),
-        rows_to_a_task_(std::max(kRows, (count - 1) / static_cast<int64_t>(torch::stable::get_num_threads()) + 1)),
+        rows_to_a_task_(std::max(kRows, (count - 1) / scratch.num_threads + 1)),
         rounded_(distances, count),
         squared_(scratch.squared.reserve(stride_ * stride_)),
         is_exact_(stride_ * stride_, 0),
@@ -139,10 +139,10 @@ class BoundedNeighborhood final : public ListedNeighborhood {
   // Into state.nearest: the nearest of point i. Mirror images are written in the rows that the same task looks at.
   void find_nearest(int64_t i, State& state) const {
     const int64_t first = i / rows_to_a_task_ * rows_to_a_task_, last = first + rows_to_a_task_;
-    // As many bounds as there are to be nearest are at most this, and so the distances no farther than `most`.
+    // As many bounds as there are to be nearest are at most `reach`: those points, and so the nearest, are no farther than `limit`.
     float reach = kernels_.kth_group_minimum(row(i), stride_, state.nearest.k());
-    const float most = at_most(reach, rounded_.point(i).error + error_);
-    const int64_t num_candidates = kernels_.at_most(row(i), most * most, stride_, state.candidates.data());
+    const float limit = upper_bound(reach, rounded_.point(i).error + error_);
+    const int64_t num_candidates = kernels_.at_most(row(i), limit * limit, stride_, state.candidates.data());
     for (bool reach_is_exact = false;; reach_is_exact = true) {
       int64_t found = 0;
       for (int64_t c = 0; c < num_candidates; ++c) {
@@ -156,8 +156,8 @@ class BoundedNeighborhood final : public ListedNeighborhood {
     }
   }
 
-  // No less than the distance with this bound, of points with these errors, together, and no less than what is computed of it.
-  static float at_most(float bound, float errors) { return (std::sqrt(bound) + 2.0f * errors) * (1.0f + 0x1p-10f); }
+  // The distance with this lower bound of its square, of points with these errors, together, is at most that; so is what is computed of it.
+  static float upper_bound(float bound, float errors) { return (std::sqrt(bound) + 2.0f * errors) * (1.0f + 0x1p-10f); }
 
   float find_largest() const {
     State state(*this, 1);
@@ -165,10 +165,10 @@ class BoundedNeighborhood final : public ListedNeighborhood {
     const int32_t farthest = static_cast<int32_t>(std::max_element(row(top) + top, row(top) + count_) - row(top));
     float most = distances_.from_differences(top, farthest);
     for (int64_t i = 0; i < count_; ++i) {
-      const float errors = rounded_.point(i).error + error_, own = at_most(largest_of_row_[i], errors);
+      const float errors = rounded_.point(i).error + error_, own = upper_bound(largest_of_row_[i], errors);
       if (own * own < most) continue;
       for (int32_t j = static_cast<int32_t>(i); j < count_; ++j) {
-        const float distance = at_most(row(i)[j], errors);
+        const float distance = upper_bound(row(i)[j], errors);
         if (distance * distance < most) continue;
         make_exact(i, i, i + 1, &j, 1, state);
         most = std::max(most, row(i)[j]);

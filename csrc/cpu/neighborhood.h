@@ -32,17 +32,18 @@ class Neighborhood {
   virtual std::vector<int32_t> nearest_center(const std::vector<int32_t>& centers) const = 0;
 };
 
-// What one thread works with, kept from sample to sample.
+// What a sample is worked on with, kept from sample to sample.
 struct Scratch {
   SquaredDistances::Workspace workspace;
   Floats squared;
+  int64_t num_threads = 1;  // that share the sample
 };
 
 // All distances, where they fit a cache: up to kDense points, 4 MiB.
 constexpr int64_t kDense = 1024;
 std::unique_ptr<Neighborhood> make_dense_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch);
 
-// The same from bounds that bytes give, where that is quicker; else nothing. Memory: that, and a byte a channel.
+// The same from bounds that bytes give, where that is quicker; else nothing. Memory: that, a byte a channel and a byte a pair.
 std::unique_ptr<Neighborhood> make_bounded_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch);
 
 // The nearest neighbours of each point, found while the distances stream by; what they do not tell is computed again. Memory O(count k).

@@ -62,6 +62,7 @@ void for_each_sample(int64_t count, double work, const Body& body) {
     for_each_task(count, work, [] { return Scratch(); }, body);
   } else {
     Scratch scratch;
+    scratch.num_threads = static_cast<int64_t>(torch::stable::get_num_threads());
     for (int64_t s = 0; s < count; ++s) body(s, scratch);
   }
 }
