@@ -139,10 +139,10 @@ class BoundedNeighborhood final : public ListedNeighborhood {
   // Into state.nearest: the nearest of point i. Mirror images are written in the rows that the same task looks at.
   void find_nearest(int64_t i, State& state) const {
     const int64_t first = i / rows_to_a_task_ * rows_to_a_task_, last = first + rows_to_a_task_;
-    // As many bounds as there are to be nearest are at most `reach`: those points, and so the nearest, are no farther than `limit`.
+    // As many bounds as there are to be nearest are at most `reach`. Those points, and so the nearest, are hardly farther than `limit`.
     float reach = kernels_.kth_group_minimum(row(i), stride_, state.nearest.k());
     const float limit = upper_bound(reach, rounded_.point(i).error + error_);
-    const int64_t num_candidates = kernels_.at_most(row(i), limit * limit, stride_, state.candidates.data());
+    int64_t num_candidates = kernels_.at_most(row(i), limit * limit, stride_, state.candidates.data());
     for (bool reach_is_exact = false;; reach_is_exact = true) {
       int64_t found = 0;
       for (int64_t c = 0; c < num_candidates; ++c) {
@@ -153,10 +153,13 @@ class BoundedNeighborhood final : public ListedNeighborhood {
       state.nearest.choose(row(i), state.places.data(), found);
       if (all_exact || reach_is_exact) return;
       reach = state.nearest.values().back();
+      if (reach > limit * limit) num_candidates = kernels_.at_most(row(i), reach, stride_, state.candidates.data());
     }
   }
 
-  // The distance with this lower bound of its square, of points with these errors, together, is at most that; so is what is computed of it.
+  // What a distance with this lower bound of its square is at most, for points with these errors, together; so is what is computed of it.
+  // But for the room that the lower bound leaves for sums of the points' squares: of points much nearer each other than they are long,
+  // and those no largest distance is between.
   static float upper_bound(float bound, float errors) { return (std::sqrt(bound) + 2.0f * errors) * (1.0f + 0x1p-10f); }
 
   float find_largest() const {

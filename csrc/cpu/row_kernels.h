@@ -5,7 +5,7 @@
 
 namespace dynfocus::cpu {
 
-constexpr int64_t kFew = 16;
+constexpr int64_t kFew = 16;  // values that can be ranked at once
 
 struct RowKernels {
   // From products to distances, in place: row[j] = max(0, square + squares[j] - 2 row[j]). Returns how many entries are not
@@ -20,7 +20,8 @@ struct RowKernels {
   // The places j with row[j] <= limit, or row[j] <= limits[j], ascending; returns how many. There is room for n
   int64_t (*at_most)(const float* row, float limit, int64_t n, int32_t* places);
   int64_t (*at_most_each)(const float* row, const float* limits, int64_t n, int32_t* places);
-  // With the entries in kPanel groups, those of group w at j % kPanel = w: the k-th smallest of the groups' smallest, k <= kPanel
+  // With the entries in kPanel groups, those of group w at j % kPanel = w, one of the groups' smallest: at least the k-th smallest of
+  // those, k <= kPanel, and seldom more; infinity if fewer are finite
   float (*kth_group_minimum)(const float* row, int64_t n, int64_t k);
   // ranks[i] = how many of n <= kFew values are smaller, or equal and before it
   void (*ranks)(const float* values, int64_t n, int32_t* ranks);

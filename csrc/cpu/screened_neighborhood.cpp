@@ -98,9 +98,11 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
 
   Nearest nearest_before(const std::vector<int32_t>& order) const override {
     Nearest nearest = ListedNeighborhood::nearest_before(order);
-    for (size_t place = 1; place < order.size(); ++place) {  // some were found by products
+    for (size_t place = 1; place < order.size(); ++place) {
       const int32_t i = order[place];
-      nearest.squared[i] = distances_.from_differences(i, nearest.point[i]);
+      const int32_t* const neighbors = lists_.points(i);
+      const bool is_listed = std::find(neighbors, neighbors + lists_.length(), nearest.point[i]) != neighbors + lists_.length();
+      if (!is_listed) nearest.squared[i] = distances_.from_differences(i, nearest.point[i]);  // it was found by products
     }
     return nearest;
   }

@@ -83,7 +83,7 @@ void SquaredDistances::choose_offset() {
       offset_[c + k] = mean[k];
     }
   }
-  if (length <= spread / 2) {
+  if (!(length > spread / 2)) {  // nor if one is not finite
     std::fill(offset_.begin(), offset_.end(), 0.0f);
     const bool pairs = x_.is_bfloat16() && panels_.pair_products.add_products != nullptr;
     product_ = pairs ? &panels_.pair_products : &panels_.products;

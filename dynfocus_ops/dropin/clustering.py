@@ -65,7 +65,7 @@ def cluster(
         empty_to_nearest: whether empty tokens join their nearest centre, else cluster 0.
     """
     num_clusters, k = operator.index(num_clusters), operator.index(k)
-    backend = backend_of(x)
+    backend = backend_of(x, num_clusters, k)
     if backend == "reference":
         return cluster_matrix(distances(x), num_clusters, k, noise, mask, empty_to_nearest=empty_to_nearest)
     if mask is None:
@@ -105,7 +105,7 @@ def cluster_with_few(
 def cluster_without(x: Tensor, num_clusters: int, k: int, noise: Tensor | None, excluded: Any) -> Clusters:
     """`cluster` where the points x[:, excluded] cannot be centres."""
     num_clusters, k = operator.index(num_clusters), operator.index(k)
-    backend = backend_of(x)
+    backend = backend_of(x, num_clusters, k)
     if backend == "reference":
         return cluster_matrix(distances(x), num_clusters, k, noise, excluded=excluded)
     check_int("num_clusters", num_clusters, 1, x.shape[1], "the number of points")
@@ -117,7 +117,7 @@ def cluster_without(x: Tensor, num_clusters: int, k: int, noise: Tensor | None, 
 def cluster_strictly(x: Tensor, num_clusters: int, k: int) -> Clusters:
     """`cluster` of one sample without noise, where exact ties of density count: neither point is the other's denser."""
     num_clusters, k = operator.index(num_clusters), operator.index(k)
-    backend = backend_of(x)
+    backend = backend_of(x, num_clusters, k)
     if backend == "reference":
         return cluster_matrix(distances(x), num_clusters, k, None)
     check_int("num_clusters", num_clusters, 1, x.shape[1], "the number of points")
@@ -206,6 +206,6 @@ def highest(score: Tensor, num_clusters: int, excluded: Any = None) -> Tensor:
     return score.topk(num_clusters).indices
 
 
-def backend_of(x: Tensor) -> str:
+def backend_of(x: Tensor, num_clusters: int, k: int) -> str:
     """What runs `dpc_knn` of x; "reference" where nothing is faster than the copies' own formula."""
-    return select_backend("dpc_knn", "auto", x)
+    return select_backend("dpc_knn", "auto", x, num_clusters=num_clusters, k=k)

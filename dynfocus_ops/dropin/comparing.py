@@ -65,7 +65,7 @@ def unlike(name: str, theirs: Any, ours: Any, tolerance: float) -> str | None:
         return f"{name} is {theirs.dtype} {list(theirs.shape)}, ours {ours.dtype} {list(ours.shape)}"
     if theirs.requires_grad != ours.requires_grad:
         return f"{name} is {'' if theirs.requires_grad else 'not '}differentiable, unlike ours"
-    largest = float(theirs.abs().max()) if tolerance > 0 else 0.0
+    largest = float(theirs.abs().max()) if tolerance > 0 and theirs.is_floating_point() else 0.0
     if not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-5 + tolerance * largest):
         return f"{name} has other values"
     return None

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynfocus_ops.checks import check_points
 from dynfocus_ops.dropin.clustering import at_most_float32, backend_of, cluster, distances, draw_noise, matrix_centers
 from dynfocus_ops.ops.cluster_mean import cluster_mean
 
@@ -14,7 +15,8 @@ from dynfocus_ops.ops.cluster_mean import cluster_mean
 def cluster_dpc_knn(self: Any, x: Tensor, cluster_num: int, k: int = 7, *, noise: bool = True) -> tuple[Tensor, Tensor]:
     """(centres [B, cluster_num] in descending score, distances |x_i - x_j| / sqrt(C) [B, N, N]) in float32."""
     x = at_most_float32(x)
-    on_cpu = backend_of(x) == "cpu"
+    check_points(x, "[B, N, C]")
+    on_cpu = backend_of(x, cluster_num, k) == "cpu"
     distance = torch.ops.dynfocus_native.pairwise_distances(x) if on_cpu else distances(x)
     return matrix_centers(distance, cluster_num, k, draw_noise(x, torch.float32, noise)), distance
 

@@ -73,7 +73,7 @@ def dpc_knn(
     channels, of as many samples at a time as fit 256 MiB.
 
     Precision: squared distances to some 2^-18 of themselves in float32 (products of channels, computed anew from
-    differences where they cancel; differences alone after rounding to bytes, so that copies in another layout, and the
+    differences where they cancel; of screened samples from differences alone, so that copies in another layout, and the
     parts of this op alone, may differ in last bits), bfloat16 and float16 exactly read.
     Triton: float32 in products of three tf32, k up to 61.
 
@@ -96,11 +96,11 @@ def dpc_knn_eagerly(
     *,
     mask: Tensor | None = None,
     noise: Tensor | None = None,
-    backend: str = "auto",
+    backend: str,
 ) -> DPCKNN:
     """`dpc_knn` past torch's dispatcher, which takes longer than a small sample: for callers under no_grad.
 
-    While something traces, or for a subclass of Tensor, the op itself.
+    Under torch.compile, or of a subclass of Tensor, the op itself.
     """
     if torch.compiler.is_compiling() or type(x) is not Tensor:
         return dpc_knn(x, num_clusters, k, mask=mask, noise=noise, backend=backend)

@@ -40,6 +40,8 @@ def segment_boundaries(
     if checks_values(frames) and not math.isfinite(sum(values)):
         check_finite("frames", frames, None)
         raise ValueError("frames has vectors too long to be compared, their squared lengths must be finite")
+    values = [math.inf if math.isnan(value) else value for value in values]
+    threshold = torch.tensor(threshold, dtype=similarity.dtype).item()  # as rounded as they are
     ascending = sorted(range(len(values)), key=values.__getitem__)
     cuts = {t for t, value in enumerate(values) if value < threshold}.union(ascending[:num_smallest])
     for t in ascending:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dynfocus_ops import use_backend
+from dynfocus_ops import backends, use_backend
 from dynfocus_ops.dropin import clustering, hot, missrec, tcformer
 
 from .forms import FORMS, IN_FLOAT32, MASKED, agreement, ours, peer, seeded
@@ -268,3 +268,16 @@ def test_the_dictionary_is_left_as_it_was():
     before = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in tokens.items()}
     tcformer.cluster_dpc_knn(tokens, 6)
     assert list(tokens) == list(before) and torch.equal(tokens["x"], before["x"])
+
+
+def test_what_a_backend_refuses_runs_by_the_original_formula(monkeypatch):
+    """As on a GPU, whose kernels take so many neighbours and clusters and no more."""
+    run = backends.BACKENDS["cpu"]
+    monkeypatch.setitem(
+        backends.BACKENDS, "cpu", lambda op, x, **sizes: "k is large" if sizes.get("k", 0) > 5 else run(op, x, **sizes)
+    )
+    x = torch.randn(2, 20, 16)
+    found, expected = (seeded(module("sparsevlm").cluster_and_merge, x, 6)[0] for module in (ours, peer))
+    torch.testing.assert_close(found, expected)
+    centers, distance = ours("holitom").cluster_dpc_knn(None, x, 6, 7, noise=False)
+    assert (centers.shape, distance.shape) == ((2, 6), (2, 20, 20))

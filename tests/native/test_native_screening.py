@@ -45,6 +45,11 @@ def points(kind: str, count: int, channels: int) -> Tensor:
         x[:, count // 2 :] = x[:, : count - count // 2]
     elif kind == "few values":
         x = small_integers(count, channels)
+    elif kind == "bytes":  # rounding them takes nothing away, and groups differ in a few last bits
+        x = (40 * torch.randn(1, 25, channels)).round().clamp(-126, 126)[:, torch.arange(count) % 25]
+        x += torch.randn_like(x).sign() * (torch.rand_like(x) < 3 / channels)
+        x[..., 0] = 127
+        x *= 0.0137
     elif kind == "small":
         x *= 1e-10
     elif kind == "large":
@@ -64,7 +69,7 @@ def small_integers(count: int, channels: int) -> Tensor:
 KINDS = ("objects", "far from 0", "one large channel", "one large token", "any length", "duplicates", "few values")
 
 
-SIZES = [(600, 140, 5), (1026, 45, 3)]  # all bounds are kept; two squares of pairs, the last shorter than a list
+SIZES = [(490, 140, 5), (1026, 45, 3)]  # all bounds are kept; two squares of pairs, the last shorter than a list
 
 
 @pytest.mark.parametrize(
@@ -73,9 +78,10 @@ SIZES = [(600, 140, 5), (1026, 45, 3)]  # all bounds are kept; two squares of pa
         *((*size, kind) for size in SIZES for kind in (*KINDS, "small", "large")),
         (2100, 34, 6, "any length"),  # three squares a side
         (128, 517, 5, "objects"),  # the fewest points, and more channels than are packed at a time
-        (512, 128, 5, "objects"),  # whole panels and blocks
-        (544, 128, 5, "objects"),
+        (480, 140, 5, "objects"),  # whole panels
         (1024, 128, 5, "objects"),
+        (500, 2048, 5, "bytes"),
+        (1100, 500, 5, "bytes"),
         (300, 1030, 2, "any length"),  # more channels than are summed at a time
         (900, 170, 16, "objects"),  # the longest lists of those whose bounds are all kept
         (2112, 33, 32, "objects"),
@@ -84,11 +90,12 @@ SIZES = [(600, 140, 5), (1026, 45, 3)]  # all bounds are kept; two squares of pa
 def test_each_stage_is_right(count: int, channels: int, k: int, kind: str, monkeypatch) -> None:
     x = points(kind, count, channels)
     found, screened = clustered(x, 30, k, monkeypatch)
-    assert screened or kind == "one large channel"  # whose steps leave little of the others
+    # The steps of one large channel leave little of the others; the nearest of bytes come from differences anyway.
+    assert screened or kind in ("one large channel", "bytes")
     check_dpc_knn(x, found, 30, k)
 
 
-@pytest.mark.parametrize("count", [600, 1100])
+@pytest.mark.parametrize("count", [490, 1100])
 def test_the_farthest_pair_is_found_though_bytes_make_it_nearer(count: int, monkeypatch) -> None:
     x = points("objects", count, 140)
     x[0, 100, 3] = 300  # bytes tell little of its other channels
@@ -102,7 +109,7 @@ def test_the_farthest_pair_is_found_though_bytes_make_it_nearer(count: int, monk
     check_dpc_knn(x, found, 30, 5)
 
 
-@pytest.mark.parametrize(("count", "channels"), [(150, 500), (600, 140), (2100, 75)])
+@pytest.mark.parametrize(("count", "channels"), [(150, 500), (510, 150), (2100, 75)])
 def test_mask_and_noise(count: int, channels: int, monkeypatch) -> None:
     x = points("far from 0", count, channels)
     mask = torch.rand(1, count) > 0.1
@@ -117,7 +124,7 @@ def test_mask_and_noise(count: int, channels: int, monkeypatch) -> None:
     torch.testing.assert_close(found.delta, expected.delta, rtol=4e-6, atol=0)
 
 
-@pytest.mark.parametrize(("count", "channels"), [(600, 130), (1000, 130), (700, 40), (2100, 40)])
+@pytest.mark.parametrize(("count", "channels"), [(500, 140), (700, 40), (2100, 40)])
 def test_ties_of_small_integers_are_ties(count: int, channels: int, monkeypatch) -> None:
     x = small_integers(count, channels)
     found, screened = clustered(x, 30, 4, monkeypatch, distance_scale=1.0)
@@ -130,7 +137,7 @@ def test_ties_of_small_integers_are_ties(count: int, channels: int, monkeypatch)
     assert_same_bits(*parents)
 
 
-@pytest.mark.parametrize(("count", "channels"), [(130, 520), (600, 140), (700, 60), (1030, 60), (2100, 60)])
+@pytest.mark.parametrize(("count", "channels"), [(130, 520), (490, 140), (700, 60), (1030, 60), (2100, 60)])
 def test_bits_do_not_depend_on_threads_or_batch_mates(count: int, channels: int, monkeypatch) -> None:
     x = points("objects", count, channels)
     found, screened = clustered(x, 20, 6, monkeypatch)
@@ -143,7 +150,7 @@ def test_bits_do_not_depend_on_threads_or_batch_mates(count: int, channels: int,
             assert_same_bits(tuple(part[1:2] for part in mates), tuple(found))
 
 
-@pytest.mark.parametrize(("count", "channels"), [(600, 140), (2100, 50)])
+@pytest.mark.parametrize(("count", "channels"), [(490, 140), (2100, 50)])
 def test_parts_compose_to_the_whole(count: int, channels: int) -> None:
     x = points("objects", count, channels)
     whole = dpc_knn(x, 20, 6, backend="cpu")
@@ -178,10 +185,9 @@ def test_what_is_not_screened(count: int, channels: int, k: int, kind: str, dtyp
     check_dpc_knn(x, found, 20, k)
 
 
-@pytest.mark.parametrize("count", [300, 600])
-def test_flushing_of_subnormals_loses_no_neighbour(count: int) -> None:
+def test_flushing_of_subnormals_loses_no_neighbour() -> None:
     """The squares of the steps are subnormal, and flushed: lengths of rounded points would be 0."""
-    channels, k, near = 13_000, 5, count - 30
+    count, channels, k, near = 600, 13_000, 5, 570
     signs = torch.randn(40, channels).sign()[torch.arange(count) % 40]
     signs[:near] *= (torch.rand(near, channels) < 0.774).float() * 2 - 1  # of a group, correlated by 0.3
     signs[near:] = torch.randn(30, channels).sign()

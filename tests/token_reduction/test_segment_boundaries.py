@@ -47,3 +47,8 @@ def test_errors():
         segment_boundaries(torch.tensor([[1.0], [torch.nan]]))
     with pytest.raises(ValueError, match="frames has vectors too long to be compared"):
         segment_boundaries(torch.full((2, 3), 1e20))
+
+
+def test_the_threshold_is_as_rounded_as_cosines():
+    frames = torch.tensor([[1.0, 0.0], [0.7, 0.714142843]])
+    assert segment_boundaries(frames, 0.7).tolist() == [0, 2]

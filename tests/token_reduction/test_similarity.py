@@ -15,6 +15,12 @@ def test_blocks_make_one_product(block, dtype, monkeypatch):
     torch.testing.assert_close(similarity.products(x, others).double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_shapes_on_a_device_without_numbers():
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.empty(2, 7, 6, dtype=dtype, device="meta")
+        assert similarity.products(x, torch.empty(2, 3, 6, device="meta")).shape == (2, 3, 7)
+
+
 def close_tokens():
     """Tokens whose cosines differ by less than bfloat16 can tell."""
     return torch.randn(1, 1, 64) + 0.01 * torch.randn(2, 40, 64)

@@ -144,7 +144,7 @@ inline Vector root_above(Vector square) {
 }
 
 // (|z_i - z_j| - error_i - error_j)^2, if that is the square of something positive. The root's factor leaves room for all rounding, and
-// for that of a distance computed from differences: where the difference is above 0, z's own distance is below twice the other one.
+// for that of a distance computed from differences: where something positive is left, that distance is below twice |z_i - z_j|.
 float lower_bounds(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, float* to) {
   const Pairs pairs(products, point, columns);
   Vector largest = {};
