@@ -72,13 +72,13 @@ TARGETS = (
     Target("cluster_mean", "64x256x1408-16-fp32", (research(2.5), compiled(1.3)), (floor(1.5),)),
 )
 
-# Drop-ins, on one core: products bound them where features are wide, the copy's N x N passes where they are narrow.
-WIDE, NARROW, FRAME_BY_FRAME, NEVER_SLOWER = research(2.5), research(7), research(4), research(1)
+# Drop-ins, on one core: products bound them where features are wide; TCFormer's copy spends most on its N x N passes.
+WIDE, TCFORMER, FRAME_BY_FRAME, NEVER_SLOWER = research(2.5), research(7), research(4), research(1)
 DROPIN_TARGETS = {
-    "tcformer-1x3136x128-784-k5-fp32": NARROW,
-    "tcformer-8x3136x128-784-k5-fp32": NARROW,
-    "tcformer-8x784x320-196-k5-fp32": NARROW,
-    "tcformer-8x196x512-49-k5-fp32": WIDE,
+    "tcformer-1x3136x128-784-k5-fp32": TCFORMER,
+    "tcformer-8x3136x128-784-k5-fp32": TCFORMER,
+    "tcformer-8x784x320-196-k5-fp32": TCFORMER,
+    "tcformer-8x196x512-49-k5-fp32": TCFORMER,
     "chat_univi-1x256x1024-64-k5-bf16": WIDE,
     "chat_univi-64x256x1024-64-k5-bf16": WIDE,
     "chat_univi-1x4096x1024-64-k5-bf16": WIDE,

@@ -43,6 +43,7 @@ typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned
 #endif
 }
 [[maybe_unused]] inline void store(float* to, Vector vector) { *reinterpret_cast<Vector*>(to) = vector; }
+
 // By halves: one lane after the other would each wait for the one before.
 [[maybe_unused]] inline float sum_of(Vector x) {
 #if defined(__AVX512F__)
