@@ -22,9 +22,6 @@ constexpr int64_t kNarrowest = 128, kSmallest = 1 << 16, kLargest = 1 << 22, kPo
 constexpr int64_t kProbes = 8, kProbedLength = 8, kCached = 1 << 19;
 constexpr int64_t one_of(int64_t numbers) { return numbers <= kCached ? 5 : 10; }
 
-// Lists are no shorter than this, against searches.
-constexpr int64_t kShortest = 5;
-
 // Rows to a task, at least.
 constexpr int64_t kRows = 64;
 

@@ -12,6 +12,9 @@ namespace dynfocus::cpu {
 // Points are looked at in squares of so many.
 constexpr int64_t kTile = 256;
 
+// Of points that bytes tell apart lists are no shorter than this, against searches.
+constexpr int64_t kShortest = 5;
+
 // The nearest neighbours seen of each point, ascending by squared distance, then index: whichever order they are seen in.
 class NeighborLists {
  public:

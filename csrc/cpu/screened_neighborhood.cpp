@@ -38,9 +38,6 @@ constexpr int64_t kPointsANeighbor = 64;
 // A sample's bytes are kept, up to 64 MiB.
 constexpr int64_t kMostBytes = 1 << 26;
 
-// Lists are no shorter than this, against searches.
-constexpr int64_t kShortest = 5;
-
 struct Pair {
   int32_t i, j;
   float squared;

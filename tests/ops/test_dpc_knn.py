@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dynfocus_ops import density_peak_distance, dpc_knn, knn_log_density, nearest_center, reference, use_backend
+from dynfocus_ops.ops.dpc_knn import dpc_knn_eagerly
 from dynfocus_ops.reference.dpc_knn import BLOCK, rows_per_block
 
 from .staged import check_dpc_knn
@@ -351,3 +353,15 @@ def test_nearest_center_refuses_centers_that_are_none() -> None:
     mask = torch.arange(10).expand(2, 10) < 3
     with pytest.raises(ValueError, match=r"centers is \[2, 3\] in row 1, it must not name points that mask leaves out"):
         nearest_center(X, CENTERS, mask=mask)
+
+
+def test_called_past_the_dispatcher_it_is_the_op_where_something_traces():
+    def centers(x):
+        return dpc_knn_eagerly(x, 4, 3, backend="reference").centers
+
+    x = torch.randn(2, 30, 16)
+    expected = dpc_knn(x, 4, 3, backend="reference").centers
+    assert_same_bits(centers(x), expected)
+    assert_same_bits(torch.compile(centers, backend="eager", fullgraph=True)(x), expected)
+    with FakeTensorMode():
+        assert centers(torch.empty(2, 30, 16)).shape == (2, 4)
