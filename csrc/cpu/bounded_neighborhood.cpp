@@ -35,26 +35,27 @@ class BoundedNeighborhood final : public ListedNeighborhood {
         rows_to_a_task_(std::max(kRows, (count - 1) / scratch.num_threads + 1)),
         rounded_(distances, count),
         squared_(scratch.squared.reserve(stride_ * stride_)),
-        is_exact_(stride_ * stride_, 0),
         largest_of_row_(count) {}
 
   bool pays() {
     if (!rounded_.is_usable()) return false;
     for (int64_t i = 0; i < count_; ++i) error_ = std::max(error_, rounded_.point(i).error);
     bound_panel(0);
-    State state(*this, std::max(k_, kProbedLength));
-    for (int64_t probe = 0; probe < kProbes; ++probe) find_nearest(probe * (kPanel / kProbes), state);
+    State state(std::max(k_, kProbedLength));
+    find_nearest({0, kProbes, kPanel / kProbes}, state, [](int64_t, const Smallest&) {});
     return state.num_computed * one_of(count_ * distances_.channels()) <= kProbes * count_;
   }
 
   void find_all() {
     const double pairs = static_cast<double>(count_ * count_), channels = static_cast<double>(distances_.channels());
     for_each_task(stride_ / kPanel - 1, pairs * channels / 8, [] { return 0; }, [&](int64_t panel, int) { bound_panel((panel + 1) * kPanel); });
-    const auto make_state = [&] { return State(*this, lists_.length()); };
+    const auto make_state = [&] { return State(lists_.length()); };
     for_each_task((count_ - 1) / rows_to_a_task_ + 1, pairs + 16 * count_ * channels, make_state, [&](int64_t task, State& state) {
-      for (int64_t i = task * rows_to_a_task_; i < std::min(count_, (task + 1) * rows_to_a_task_); ++i) {
-        find_nearest(i, state);
-        lists_.set(i, state.nearest.values().data(), state.nearest.places().data());
+      const int64_t end = std::min(count_, (task + 1) * rows_to_a_task_);
+      for (int64_t i = task * rows_to_a_task_; i < end; i += kRows) {
+        find_nearest({i, std::min(kRows, end - i), 1}, state, [&](int64_t row, const Smallest& nearest) {
+          lists_.set(row, nearest.values(), nearest.places());
+        });
       }
     });
     largest_ = find_largest();
@@ -66,15 +67,14 @@ class BoundedNeighborhood final : public ListedNeighborhood {
     for (size_t at = 0; at < others.size(); ++at) place[others[at]] = static_cast<int32_t>(at);
     const int64_t num_points = static_cast<int64_t>(points.size()), tasks = (num_points + kRows - 1) / kRows;
     const double work = static_cast<double>(num_points * (count_ + 4 * distances_.channels()));
-    const auto make_state = [&] { return State(*this, 1); };
-    for_each_task(tasks, work, make_state, [&](int64_t task, State& state) {
+    for_each_task(tasks, work, [] { return 0; }, [&](int64_t task, int) {
       for (int64_t p = task * kRows; p < std::min(num_points, (task + 1) * kRows); ++p) {
         const int64_t i = points[p];
         float least = kInfinity;
         for (int32_t end = static_cast<int32_t>(limit(i)); end > 0;) {  // of equals, all that come before
-          const int32_t j = static_cast<int32_t>(kernels_.nearest_before(row(i), place.data(), end, stride_));
-          if (place[j] >= end || row(i)[j] > least) break;
-          if (make_exact(i, i, i + 1, &j, 1, state) > 0) continue;
+          const int64_t j = kernels_.nearest_before(row(i), place.data(), end, stride_);
+          if (place[j] >= end || std::abs(row(i)[j]) > least) break;
+          if (make_exact(i, j)) continue;
           body(i, row(i) + j, place[j], 1);
           least = row(i)[j];
           end = place[j];
@@ -84,11 +84,20 @@ class BoundedNeighborhood final : public ListedNeighborhood {
   }
 
  private:
+  struct Rows {
+    int64_t first, count, step;
+    int64_t operator[](int64_t r) const { return first + r * step; }
+  };
+
   // What one thread works with.
   struct State {
-    State(const BoundedNeighborhood& of, int64_t length) : nearest(length), candidates(of.stride_), places(of.stride_), bounds(of.stride_) {}
+    explicit State(int64_t length) : nearest(length) {}
     Smallest nearest;
-    std::vector<int32_t> candidates, places, bounds;
+    float reach[kRows];           // of each row
+    int64_t ends[kRows + 1];      // of each row's places
+    std::vector<int32_t> places;  // of its entries within reach
+    std::vector<Pair> pairs;      // those among them that were bounds
+    std::vector<float> squared;   // what they are
     int64_t num_computed = 0;
   };
 
@@ -100,58 +109,69 @@ class BoundedNeighborhood final : public ListedNeighborhood {
     int32_t* products = reinterpret_cast<int32_t*>(row(i) + i);
     rounded_.multiply(i, rows, i, columns, products, stride_);
     for (int64_t r = i; r < i + rows; ++r) {
-      largest_of_row_[r] = byte_kernels().lower_bounds(products + (r - i) * stride_, rounded_.point(r), rounded_.points(i, nullptr),
+      largest_of_row_[r] = bytes_.lower_bounds(products + (r - i) * stride_, rounded_.point(r), rounded_.points(i, nullptr),
                                                        padded(columns), row(r) + i);
       std::fill(row(r) + count_, row(r) + stride_, kInfinity);
       row(r)[r] = 0.0f;
-      is_exact_[r * stride_ + r] = 1;
     }
     if (right < count_) kernels_.transpose(row(i) + right, stride_, kPanel, stride_ - right, row(right) + i, stride_);
   }
 
-  // Computes those of the entries of row i that are bounds, and their mirror images in rows [first, last); returns how many.
-  int64_t make_exact(int64_t i, int64_t first, int64_t last, const int32_t* places, int64_t num, State& state) const {
-    int64_t num_bounds = 0;
-    for (int64_t at = 0; at < num; ++at) {
-      state.bounds[num_bounds] = places[at];
-      num_bounds += !is_exact_[i * stride_ + places[at]];
-    }
-    float values[kPanel];
-    for (int64_t at = 0; at < num_bounds; at += kPanel) {
-      const int64_t n = std::min(kPanel, num_bounds - at);
-      distances_.from_differences(i, &state.bounds[at], n, values);
-      for (int64_t v = 0; v < n; ++v) {
-        const int64_t j = state.bounds[at + v];
-        row(i)[j] = values[v];
-        is_exact_[i * stride_ + j] = 1;
-        if (j < first || j >= last) continue;
-        row(j)[i] = values[v];
-        is_exact_[j * stride_ + i] = 1;
-      }
-    }
-    state.num_computed += num_bounds;
-    return num_bounds;
+  // Computes an entry that is a bound; false if it is none.
+  bool make_exact(int64_t i, int64_t j) const {
+    if (!std::signbit(row(i)[j])) return false;
+    row(i)[j] = distances_.from_differences(i, j);
+    return true;
   }
 
-  // Into state.nearest: the nearest of point i. Mirror images are written in the rows that the same task looks at.
-  void find_nearest(int64_t i, State& state) const {
-    const int64_t first = i / rows_to_a_task_ * rows_to_a_task_, last = first + rows_to_a_task_;
-    // As many bounds as there are to be nearest are at most `reach`. Those points, and so the nearest, are hardly farther than `limit`.
-    float reach = kernels_.kth_group_minimum(row(i), stride_, state.nearest.k());
-    const float limit = upper_bound(reach, rounded_.point(i).error + error_);
-    int64_t num_candidates = kernels_.at_most(row(i), limit * limit, stride_, state.candidates.data());
-    for (bool reach_is_exact = false;; reach_is_exact = true) {
-      int64_t found = 0;
-      for (int64_t c = 0; c < num_candidates; ++c) {
-        state.places[found] = state.candidates[c];
-        found += row(i)[state.candidates[c]] <= reach;
+  // Calls body(i, nearest) for each of up to kRows rows.
+  template <class Body>
+  void find_nearest(Rows rows, State& state, const Body& body) const {
+    // As many bounds as there are to be nearest are within reach. Once those are exact, no nearest one is farther than the k-th of them.
+    for (int64_t r = 0; r < rows.count; ++r) state.reach[r] = kernels_.kth_group_minimum(row(rows[r]), stride_, state.nearest.k());
+    for (const bool is_last : {false, true}) {
+      make_exact_within_reach(rows, state);
+      for (int64_t r = 0; r < rows.count; ++r) {
+        const int64_t num_places = state.ends[r + 1] - state.ends[r];
+        if (is_last && num_places == state.nearest.k()) continue;  // the same that are listed
+        state.nearest.choose(row(rows[r]), &state.places[state.ends[r]], num_places);
+        state.reach[r] = state.nearest.values()[state.nearest.k() - 1];
+        body(rows[r], state.nearest);
       }
-      const bool all_exact = make_exact(i, first, last, state.places.data(), found, state) == 0;
-      state.nearest.choose(row(i), state.places.data(), found);
-      if (all_exact || reach_is_exact) return;
-      reach = state.nearest.values().back();
-      if (reach > limit * limit) num_candidates = kernels_.at_most(row(i), reach, stride_, state.candidates.data());
     }
+  }
+
+  // Computes what is within reach of these rows, and writes mirror images to the rows of the same task. All pairs at once: the next ones
+  // are read while one is added up.
+  void make_exact_within_reach(Rows rows, State& state) const {
+    const int64_t first = rows.first / rows_to_a_task_ * rows_to_a_task_, last = first + rows_to_a_task_;
+    int64_t num_places = 0, num_pairs = 0;
+    for (int64_t r = 0; r < rows.count; ++r) {
+      const int64_t i = rows[r];
+      state.ends[r] = num_places;
+      if (static_cast<int64_t>(state.places.size()) < num_places + stride_) state.places.resize(2 * num_places + stride_);
+      int32_t* const places = &state.places[num_places];
+      const int64_t found = kernels_.at_most(row(i), state.reach[r], stride_, places);
+      num_places += found;
+      if (static_cast<int64_t>(state.pairs.size()) < num_pairs + found) state.pairs.resize(2 * (num_pairs + found));
+      for (int64_t at = 0; at < found; ++at) {
+        const int32_t j = places[at];
+        state.pairs[num_pairs] = {static_cast<int32_t>(i), j};
+        num_pairs += std::signbit(row(i)[j]);
+        const float claimed = std::abs(row(i)[j]);  // no other row need compute it
+        row(i)[j] = claimed;
+        if (j >= first && j < last) row(j)[i] = claimed;
+      }
+    }
+    state.ends[rows.count] = num_places;
+    state.squared.resize(num_pairs);
+    distances_.from_differences(state.pairs.data(), num_pairs, state.squared.data());
+    for (int64_t p = 0; p < num_pairs; ++p) {
+      const auto [i, j] = state.pairs[p];
+      row(i)[j] = state.squared[p];
+      if (j >= first && j < last) row(j)[i] = state.squared[p];
+    }
+    state.num_computed += num_pairs;
   }
 
   // What a distance with this lower bound of its square is at most, for points with these errors, together; so is what is computed of it.
@@ -160,17 +180,16 @@ class BoundedNeighborhood final : public ListedNeighborhood {
   static float upper_bound(float bound, float errors) { return (std::sqrt(bound) + 2.0f * errors) * (1.0f + 0x1p-10f); }
 
   float find_largest() const {
-    State state(*this, 1);
     const int64_t top = std::max_element(largest_of_row_.begin(), largest_of_row_.end()) - largest_of_row_.begin();
-    const int32_t farthest = static_cast<int32_t>(std::max_element(row(top) + top, row(top) + count_) - row(top));
+    const int64_t farthest = std::min_element(row(top) + top, row(top) + count_) - row(top);
     float most = distances_.from_differences(top, farthest);
     for (int64_t i = 0; i < count_; ++i) {
       const float errors = rounded_.point(i).error + error_, own = upper_bound(largest_of_row_[i], errors);
       if (own * own < most) continue;
-      for (int32_t j = static_cast<int32_t>(i); j < count_; ++j) {
-        const float distance = upper_bound(row(i)[j], errors);
+      for (int64_t j = i; j < count_; ++j) {
+        const float distance = upper_bound(std::abs(row(i)[j]), errors);
         if (distance * distance < most) continue;
-        make_exact(i, i, i + 1, &j, 1, state);
+        make_exact(i, j);
         most = std::max(most, row(i)[j]);
       }
     }
@@ -179,11 +198,11 @@ class BoundedNeighborhood final : public ListedNeighborhood {
 
   const int64_t stride_, rows_to_a_task_;
   const RoundedSample rounded_;
-  float* const squared_;                   // [stride][stride]: entries or bounds of them; infinity beyond the last point
-  mutable std::vector<uint8_t> is_exact_;  // [stride][stride]
-  std::vector<float> largest_of_row_;      // bound, from the diagonal on
-  float error_ = 0.0f;                     // the largest of the points' own
+  float* const squared_;               // [stride][stride]: entries, or bounds of them as negative numbers; infinity beyond the last point
+  std::vector<float> largest_of_row_;  // bound, from the diagonal on
+  float error_ = 0.0f;                 // the largest of the points' own
   const RowKernels& kernels_ = row_kernels();
+  const ByteKernels& bytes_ = byte_kernels();
 };
 
 }  // namespace

@@ -32,7 +32,7 @@ struct ByteKernels {
   // i's bytes the sums come to its products with j itself.
   void (*add_products)(const int32_t* rows, int64_t num_rows, const int32_t* columns, int64_t num_columns, int64_t depth,
                        const int32_t* start, int32_t* sums, int64_t stride);
-  // to[j] = what the squared distance of a pair is at least, beyond the last point 0; returns the largest. `to` may be the products' own
+  // -to[j] = what the squared distance of a pair is at least, beyond the last point 0; returns the largest. `to` may be the products' own
   // memory
   float (*lower_bounds)(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, float* to);
   // At least k of the n pairs of `point` have a distance of at most this, and not many more; k <= kPanel

@@ -62,7 +62,8 @@ std::vector<int32_t> highest_scores(const std::vector<float>& log_density, const
   std::vector<float> score(delta.size());
   for (size_t i = 0; i < delta.size(); ++i) score[i] = log_density[i] + std::log(delta[i]);
   std::vector<uint64_t> keys = descending_keys(score);
-  std::partial_sort(keys.begin(), keys.begin() + num_clusters, keys.end());
+  std::nth_element(keys.begin(), keys.begin() + num_clusters - 1, keys.end());
+  std::sort(keys.begin(), keys.begin() + num_clusters);
   return indices(keys, num_clusters);
 }
 

@@ -33,7 +33,7 @@ class DenseNeighborhood final : public Neighborhood {
     std::vector<double> mean(count_);
     for_each_row([&](int64_t i, Smallest& smallest) {
       smallest.find(row(i), stride_);
-      mean[i] = std::accumulate(smallest.values().begin(), smallest.values().end(), 0.0) / static_cast<double>(k_);
+      mean[i] = std::accumulate(smallest.values(), smallest.values() + k_, 0.0) / static_cast<double>(k_);
     });
     return mean;
   }

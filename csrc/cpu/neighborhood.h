@@ -43,7 +43,7 @@ struct Scratch {
 constexpr int64_t kDense = 1024;
 std::unique_ptr<Neighborhood> make_dense_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch);
 
-// The same from bounds that bytes give, where that is quicker; else nothing. Memory: that, a byte a channel and a byte a pair.
+// The same from bounds that bytes give, where that is quicker; else nothing. Memory: that, and a byte a channel.
 std::unique_ptr<Neighborhood> make_bounded_neighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch);
 
 // The nearest neighbours of each point, found while the distances stream by; what they do not tell is computed again. Memory O(count k).

@@ -7,7 +7,7 @@ namespace dynfocus::cpu {
 
 constexpr int64_t kPanel = 32;   // points
 constexpr int64_t kSlab = 128;   // channels packed at a time: two panels of a slab fit the first cache
-constexpr int64_t kAtOnce = 4;   // points that are compared with one, which is read once
+constexpr int64_t kAtOnce = 4;   // pairs of points that are compared at a time
 
 // How the entry of a pair of points is formed. Swapping the two changes no bit in any of them, and an entry depends on its two points
 // alone. Sums run over the channels of a slab and are then added to the total: their error grows with kSlab + C / kSlab in place of C.
@@ -31,8 +31,8 @@ struct PanelKernels {
   PanelProduct products;             // x_c y_c
   PanelProduct pair_products;        // of pack_pairs: x_c y_c + x_{c+1} y_{c+1}; null where no instruction multiplies bfloat16
 
-  // sums[p] += sum of (x[c] - ys[p][c])^2, for p < count <= kAtOnce; no bit depends on the other ys
-  void (*squared_distances)(const float* x, const float* const* ys, int64_t count, int64_t n, float* sums);
+  // sums[p] += sum of (xs[p][c] - ys[p][c])^2, for p < count <= kAtOnce; no bit depends on the other pairs
+  void (*squared_distances)(const float* const* xs, const float* const* ys, int64_t count, int64_t n, float* sums);
 };
 
 const PanelKernels& panel_kernels();

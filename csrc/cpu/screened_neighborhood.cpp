@@ -38,11 +38,6 @@ constexpr int64_t kPointsANeighbor = 64;
 // A sample's bytes are kept, up to 64 MiB.
 constexpr int64_t kMostBytes = 1 << 26;
 
-struct Pair {
-  int32_t i, j;
-  float squared;
-};
-
 // Distances of points rounded to bytes bound all distances. Only those that may be among a point's nearest, or the largest of all, are
 // computed, and from differences: no bit depends on what else is, or on who screens what.
 class ScreenedNeighborhood final : public ListedNeighborhood {
@@ -105,6 +100,11 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
   }
 
  private:
+  struct Pairs {
+    std::vector<Pair> points;
+    std::vector<float> squared;
+  };
+
   // Calls body(first, last) for each kBlock of [0, count).
   template <class Body>
   static void for_each_block(int64_t count, double work, const Body& body) {
@@ -128,15 +128,15 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
         for (int64_t r = first; r < last; ++r) reaches_[i + r] = reach_of(i + r, products_ + r * stride_, j, columns);
       });
     }
-    std::vector<std::vector<Pair>> pairs((rows + kBlock - 1) / kBlock);
+    std::vector<Pairs> pairs((rows + kBlock - 1) / kBlock);
     for_each_block(rows, (kScanned + channels / 16) * work, [&](int64_t first, int64_t last) {
       pairs[first / kBlock] = find_pairs(i, j, columns, first, last);
     });
-    for (const auto& block : pairs) {
-      for (const Pair& pair : block) {
-        lists_.add(pair.i, pair.squared, pair.j);
-        lists_.add(pair.j, pair.squared, pair.i);
-        largest_ = std::max(largest_, pair.squared);
+    for (const auto& [points, squared] : pairs) {
+      for (size_t p = 0; p < points.size(); ++p) {
+        lists_.add(points[p].i, squared[p], points[p].j);
+        lists_.add(points[p].j, squared[p], points[p].i);
+        largest_ = std::max(largest_, squared[p]);
       }
     }
     farthest_ = std::max(farthest_, std::sqrt(largest_) / kRoom);
@@ -158,25 +158,22 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
   }
 
   // Of rows [first, last); on the diagonal those above it.
-  std::vector<Pair> find_pairs(int64_t i, int64_t j, int64_t columns, int64_t first, int64_t last) const {
-    std::vector<Pair> pairs;
-    pairs.reserve(kBlock * lists_.length());
+  Pairs find_pairs(int64_t i, int64_t j, int64_t columns, int64_t first, int64_t last) const {
+    Pairs pairs;
+    pairs.points.reserve(kBlock * lists_.length());
     std::vector<int32_t> places(padded(columns));
-    std::vector<float> squared(padded(columns));
     for (int64_t r = first; r < last; ++r) {
       const int64_t left = i == j ? std::min((r + 1) / kPanel * kPanel, columns) : 0;
       const RoundedRow row{rounded_.point(i + r), reaches_[i + r], farthest_};
       const RoundedPoints others = rounded_.points(j + left, reaches_.data() + j + left);
       const int64_t found = kernels_.notable(products_ + r * stride_ + left, row, others, padded(columns - left), places.data());
-      int64_t num = 0;
       for (int64_t at = 0; at < found; ++at) {
         const int64_t c = left + places[at];
-        places[num] = static_cast<int32_t>(j + c);
-        num += c < columns && (i != j || c > r);
+        if (c < columns && (i != j || c > r)) pairs.points.push_back({static_cast<int32_t>(i + r), static_cast<int32_t>(j + c)});
       }
-      distances_.from_differences(i + r, places.data(), num, squared.data());
-      for (int64_t at = 0; at < num; ++at) pairs.push_back({static_cast<int32_t>(i + r), places[at], squared[at]});
     }
+    pairs.squared.resize(pairs.points.size());
+    distances_.from_differences(pairs.points.data(), pairs.points.size(), pairs.squared.data());
     return pairs;
   }
 

@@ -6,7 +6,7 @@
 
 namespace dynfocus::cpu {
 
-Smallest::Smallest(int64_t k) : k_(k), kernels_(row_kernels()), values_(k), places_(k) {}
+Smallest::Smallest(int64_t k) : k_(k), kernels_(row_kernels()), values_(std::max(k, kFew)), places_(std::max(k, kFew)) {}
 
 // At least k entries are at most this, and not many more: the smallest entries of groups are entries of the row.
 float Smallest::bound(const float* row, int64_t n) {
@@ -23,15 +23,7 @@ void Smallest::find(const float* row, int64_t n) {
 
 void Smallest::choose(const float* row, const int32_t* places, int64_t count) {
   if (count <= kFew) {
-    float values[kFew] = {};
-    int32_t ranks[kFew];
-    for (int64_t c = 0; c < count; ++c) values[c] = row[places[c]];
-    kernels_.ranks(values, count, ranks);
-    for (int64_t c = 0; c < count; ++c) {
-      if (ranks[c] >= k_) continue;
-      values_[ranks[c]] = values[c];
-      places_[ranks[c]] = places[c];
-    }
+    kernels_.sort_few(row, places, count, values_.data(), places_.data());
     return;
   }
   if (k_ > kPanel) {
@@ -39,7 +31,7 @@ void Smallest::choose(const float* row, const int32_t* places, int64_t count) {
     std::partial_sort(order_.begin(), order_.begin() + k_, order_.end(),
                       [&](int32_t i, int32_t j) { return row[i] < row[j] || (row[i] == row[j] && i < j); });
     std::copy_n(order_.begin(), k_, places_.begin());
-    std::transform(places_.begin(), places_.end(), values_.begin(), [&](int32_t place) { return row[place]; });
+    std::transform(places_.begin(), places_.begin() + k_, values_.begin(), [&](int32_t place) { return row[place]; });
     return;
   }
   int64_t kept = 0;

@@ -20,16 +20,18 @@ class Smallest {
   void choose(const float* row, const int32_t* places, int64_t count);
 
   int64_t k() const { return k_; }
-  const std::vector<float>& values() const { return values_; }
-  const std::vector<int32_t>& places() const { return places_; }
+  const float* values() const { return values_.data(); }
+  const int32_t* places() const { return places_.data(); }
 
  private:
   float bound(const float* row, int64_t n);
 
   const int64_t k_;
   const RowKernels& kernels_;
-  std::vector<float> values_, scratch_;
-  std::vector<int32_t> places_, candidates_, order_;
+  std::vector<float> values_;    // [k], with room for kFew
+  std::vector<int32_t> places_;  // likewise
+  std::vector<float> scratch_;
+  std::vector<int32_t> candidates_, order_;
 };
 
 }  // namespace dynfocus::cpu

@@ -159,20 +159,23 @@ float SquaredDistances::from_differences(int64_t i, int64_t j) const {
   float x[kRun], y[kRun], sum = 0.0f;
   for (int64_t c = 0; c < x_.channels; c += kRun) {
     const int64_t n = std::min(kRun, x_.channels - c);
-    const float* other = x_.run(b_, points_[j], c, n, y);
-    panels_.squared_distances(x_.run(b_, points_[i], c, n, x), &other, 1, n, &sum);
+    const float *one = x_.run(b_, points_[i], c, n, x), *other = x_.run(b_, points_[j], c, n, y);
+    panels_.squared_distances(&one, &other, 1, n, &sum);
   }
   return sum;
 }
 
-void SquaredDistances::from_differences(int64_t i, const int32_t* others, int64_t count, float* to) const {
-  const float* ys[kAtOnce];
+void SquaredDistances::from_differences(const Pair* pairs, int64_t count, float* to) const {
+  const float *xs[kAtOnce], *ys[kAtOnce];
   for (int64_t first = 0; first < count; first += kAtOnce) {
     const int64_t num = std::min(kAtOnce, count - first);
     std::fill_n(to + first, num, 0.0f);
     for (int64_t c = 0; c < x_.channels; c += kRun) {
-      for (int64_t p = 0; p < num; ++p) ys[p] = in_place(others[first + p]) + c;
-      panels_.squared_distances(in_place(i) + c, ys, num, std::min(kRun, x_.channels - c), to + first);
+      for (int64_t p = 0; p < num; ++p) {
+        xs[p] = in_place(pairs[first + p].i) + c;
+        ys[p] = in_place(pairs[first + p].j) + c;
+      }
+      panels_.squared_distances(xs, ys, num, std::min(kRun, x_.channels - c), to + first);
     }
   }
 }

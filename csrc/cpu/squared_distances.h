@@ -41,6 +41,10 @@ class Floats {
 // are taken relative to the middle of the sample where that lies far from 0, and an entry that has cancelled nevertheless is computed
 // anew from differences. Every entry is accurate to some 2^-18 of itself, is 0 for equal points, depends on its two points and the
 // sample alone, and is the same for (x, y) and (y, x).
+struct Pair {
+  int32_t i, j;
+};
+
 class SquaredDistances {
  public:
   // x and points, the indices of sample b's points, must outlive this.
@@ -65,8 +69,8 @@ class SquaredDistances {
 
   int64_t channels() const { return x_.channels; }
 
-  // The entries of point i and `count` others, with the same bits; only where they are screenable.
-  void from_differences(int64_t i, const int32_t* others, int64_t count, float* to) const;
+  // The entries of `count` pairs, with the same bits; only where they are screenable.
+  void from_differences(const Pair* pairs, int64_t count, float* to) const;
 
   // Whether an entry from differences costs no more than to read two points, and an integer holds the products of their bytes.
   bool is_screenable() const { return x_.element == kFloat32 && x_.in_place() && x_.channels > kCheap && x_.channels <= 1 << 16; }

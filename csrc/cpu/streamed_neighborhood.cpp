@@ -71,7 +71,7 @@ class StreamedNeighborhood final : public ListedNeighborhood {
     Smallest smallest(std::min(lists_.length(), rows));
     for (int64_t r = 0; r < rows; ++r) {
       smallest.find(tile + r * kTile, padded(rows));
-      for (size_t at = 0; at < smallest.places().size(); ++at) {
+      for (int64_t at = 0; at < smallest.k(); ++at) {
         lists_.add(first + r, smallest.values()[at], static_cast<int32_t>(first + smallest.places()[at]));
       }
     }

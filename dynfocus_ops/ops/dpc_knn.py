@@ -63,10 +63,10 @@ def dpc_knn(
     neighbours and a few tiles beyond; the reference holds a few rows of differences at a time (on a GPU 256 MiB).
     Where the CPU multiplies bytes (AVX-512 VNNI), float32 samples with channels side by side are screened: distances of
     points rounded to bytes bound all others, and tell which few are worth computing. Of 128 channels or more and 128
-    to 1,024 points, 16 k at least (k up to 16), with 2^16 to 2^22 numbers, all bounds are kept: 4 MiB, a byte a channel
-    and a byte a pair, unless on eight rows more than one in 5 (10 beyond 2^19 numbers) is worth it. Of 33 channels or
-    more and 512 points (4,096 beyond 2^23 numbers), 64 k at least, a byte a channel, at most 64 MiB a thread, and up
-    to 25 MiB, unless on sixteen rows more than one in 12 (64 beyond 2^23 numbers) is.
+    to 1,024 points, 16 k at least (k up to 16), with 2^16 to 2^22 numbers, all bounds are kept: 4 MiB and a byte a
+    channel, unless on eight rows more than one in 5 (10 beyond 2^19 numbers) is worth it. Of 33 channels or more and
+    512 points (4,096 beyond 2^23 numbers), 64 k at least, a byte a channel, at most 64 MiB a thread, and up to 25 MiB,
+    unless on sixteen rows more than one in 12 (64 beyond 2^23 numbers) is.
     The CUDA kernel (bfloat16 and float16, at most 256 points, 64 clusters and 16 neighbours, C a multiple of 8) takes
     nothing but a copy of x where its points do not lie in 16-byte pieces: distances stay in shared memory.
     Triton keeps 8 bytes for each neighbour of at most 256 points; beyond, all products of up to 8,192 points of many

@@ -155,7 +155,7 @@ float lower_bounds(const int32_t* products, const RoundedPoint& point, const Rou
     const Vector root = positive * (Vector)_mm512_rsqrt14_ps((__m512)positive) * (1.0f - 0x1p-12f);
     const Vector bound = larger(root - pairs.errors(j), Vector{});  // of NaN and 0, 0
     largest = larger(largest, bound * bound);
-    store(to + j, bound * bound);
+    store(to + j, -(bound * bound));
   }
   return _mm512_reduce_max_ps((__m512)largest);
 }

@@ -144,32 +144,31 @@ void add_squares(const float* panel, int64_t depth, float* squares) {
 }
 
 template <int64_t kCount>
-inline void add_squared_distances(const float* x, const float* const* ys, int64_t n, float* sums) {
+inline void add_squared_distances(const float* const* xs, const float* const* ys, int64_t n, float* sums) {
   Vector sum[kCount][2] = {};
   int64_t c = 0;
   for (; c + 2 * kLanes <= n; c += 2 * kLanes) {
-    const Vector low = load(x + c), high = load(x + c + kLanes);
 #pragma GCC unroll 4
     for (int64_t p = 0; p < kCount; ++p) {
-      sum[p][0] = Difference::add(sum[p][0], low, load(ys[p] + c));
-      sum[p][1] = Difference::add(sum[p][1], high, load(ys[p] + c + kLanes));
+      sum[p][0] = Difference::add(sum[p][0], load(xs[p] + c), load(ys[p] + c));
+      sum[p][1] = Difference::add(sum[p][1], load(xs[p] + c + kLanes), load(ys[p] + c + kLanes));
     }
   }
 #pragma GCC unroll 4
   for (int64_t p = 0; p < kCount; ++p) {
     float rest = 0.0f;
-    for (int64_t k = c; k < n; ++k) rest += (x[k] - ys[p][k]) * (x[k] - ys[p][k]);
+    for (int64_t k = c; k < n; ++k) rest += (xs[p][k] - ys[p][k]) * (xs[p][k] - ys[p][k]);
     sums[p] += sum_of(sum[p][0] + sum[p][1]) + rest;
   }
 }
 
-void squared_distances(const float* x, const float* const* ys, int64_t count, int64_t n, float* sums) {
+void squared_distances(const float* const* xs, const float* const* ys, int64_t count, int64_t n, float* sums) {
   static_assert(kAtOnce == 4);
   switch (count) {
-    case 4: return add_squared_distances<4>(x, ys, n, sums);
-    case 3: return add_squared_distances<3>(x, ys, n, sums);
-    case 2: return add_squared_distances<2>(x, ys, n, sums);
-    default: return add_squared_distances<1>(x, ys, n, sums);
+    case 4: return add_squared_distances<4>(xs, ys, n, sums);
+    case 3: return add_squared_distances<3>(xs, ys, n, sums);
+    case 2: return add_squared_distances<2>(xs, ys, n, sums);
+    default: return add_squared_distances<1>(xs, ys, n, sums);
   }
 }
 

@@ -18,6 +18,8 @@ typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t)), align
 inline Ints load(const int32_t* from) { return *reinterpret_cast<const Ints*>(from); }
 inline void store(int32_t* to, Ints ints) { *reinterpret_cast<Ints*>(to) = ints; }
 
+inline Vector magnitude(Vector x) { return (Vector)((Ints)x & 0x7fffffff); }
+
 // One bit for each lane that is true (-1).
 inline uint32_t bits(Ints truth) {
 #if defined(__AVX512F__)
@@ -129,7 +131,7 @@ float largest(const float* row, int64_t n) {
 
 int64_t at_most(const float* row, float limit, int64_t n, int32_t* places) {
   int64_t count = 0;
-  for (int64_t j = 0; j < n; j += kLanes) count = append(at_most(load(row + j), broadcast(limit)), j, places, count);
+  for (int64_t j = 0; j < n; j += kLanes) count = append(at_most(magnitude(load(row + j)), broadcast(limit)), j, places, count);
   return count;
 }
 
@@ -143,11 +145,11 @@ float kth_group_minimum(const float* row, int64_t n, int64_t k) {
   constexpr int64_t kVectors = kPanel / kLanes;
   Vector least[kVectors];
 #pragma GCC unroll 8
-  for (int64_t v = 0; v < kVectors; ++v) least[v] = load(row + v * kLanes);
+  for (int64_t v = 0; v < kVectors; ++v) least[v] = magnitude(load(row + v * kLanes));
   for (int64_t j = kPanel; j < n; j += kPanel) {
 #pragma GCC unroll 8
     for (int64_t v = 0; v < kVectors; ++v) {
-      const Vector entry = load(row + j + v * kLanes);
+      const Vector entry = magnitude(load(row + j + v * kLanes));
       least[v] = entry < least[v] ? entry : least[v];
     }
   }
@@ -184,23 +186,37 @@ float kth_group_minimum(const float* row, int64_t n, int64_t k) {
 #endif
 }
 
-void ranks(const float* values, int64_t n, int32_t* ranks) {
-  constexpr int64_t kVectors = kFew / kLanes;
-  float padded[kFew];
-  for (int64_t i = 0; i < kFew; ++i) padded[i] = i < n ? values[i] : kInfinity;
-  Ints rank[kVectors] = {};
+void sort_few(const float* row, const int32_t* places, int64_t n, float* values, int32_t* sorted_places) {
+  int32_t rank[kFew];  // how many are smaller, or equal and before it
+  float own[kFew];
+#if defined(__AVX512F__)
+  const __mmask16 valid = static_cast<__mmask16>((1u << n) - 1u);
+  const __m512 entries = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), valid, _mm512_maskz_loadu_epi32(valid, places), row, sizeof(float));
+  __m512i ranks = _mm512_setzero_si512();
+  for (int32_t i = 0; i < n; ++i) {
+    const __m512 entry = _mm512_permutexvar_ps(_mm512_set1_epi32(i), entries);
+    const __mmask16 up_to_it = static_cast<__mmask16>((2u << i) - 1u);
+    const __mmask16 after = _mm512_mask_cmp_ps_mask(up_to_it, entry, entries, _CMP_LT_OQ) |
+                            _mm512_mask_cmp_ps_mask(~up_to_it, entry, entries, _CMP_LE_OQ);
+    ranks = _mm512_mask_sub_epi32(ranks, after, ranks, _mm512_set1_epi32(-1));
+  }
+  _mm512_storeu_si512(rank, ranks);
+  _mm512_storeu_ps(own, entries);
+#else
   for (int64_t i = 0; i < n; ++i) {
-    const Vector value = broadcast(values[i]);
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < kVectors; ++v) {
-      const Vector other = load(padded + v * kLanes);
-      rank[v] -= (value < other) | ((value == other) & (lanes_from(v * kLanes) > static_cast<int32_t>(i)));
+    own[i] = row[places[i]];
+    rank[i] = 0;
+    for (int64_t before = 0; before < i; ++before) {
+      const bool is_after = own[before] <= own[i];
+      rank[i] += is_after;
+      rank[before] += !is_after;
     }
   }
-  int32_t all[kFew];
-#pragma GCC unroll 4
-  for (int64_t v = 0; v < kVectors; ++v) store(all + v * kLanes, rank[v]);
-  for (int64_t i = 0; i < n; ++i) ranks[i] = all[i];
+#endif
+  for (int64_t i = 0; i < n; ++i) {
+    values[rank[i]] = own[i];
+    sorted_places[rank[i]] = places[i];
+  }
 }
 
 bool all_finite(const float* row, int64_t n) {
@@ -213,7 +229,7 @@ int64_t nearest_before(const float* row, const int32_t* rank, int32_t own_rank, 
   Vector least = broadcast(kInfinity);
   Ints place = {}, lanes = lanes_from(0);
   for (int64_t j = 0; j < n; j += kLanes) {
-    const Vector entry = load(row + j);
+    const Vector entry = magnitude(load(row + j));
     const Ints nearer = (load(rank + j) < own_rank) & (entry < least);
     least = nearer ? entry : least;
     place = nearer ? lanes : place;
@@ -236,6 +252,6 @@ void keep_smaller(const float* row, int32_t own_label, int64_t n, float* best, i
 }  // namespace vector
 
 DYNFOCUS_DEFINE_VARIANT(RowKernels, row_kernels, vector::to_distances, vector::untrusted, vector::transpose, vector::largest,
-                        vector::at_most, vector::at_most_each, vector::kth_group_minimum, vector::ranks, vector::all_finite, vector::nearest_before, vector::keep_smaller)
+                        vector::at_most, vector::at_most_each, vector::kth_group_minimum, vector::sort_few, vector::all_finite, vector::nearest_before, vector::keep_smaller)
 
 }  // namespace dynfocus::cpu
