@@ -110,7 +110,7 @@ class BoundedNeighborhood final : public ListedNeighborhood {
     rounded_.multiply(i, rows, i, columns, products, stride_);
     for (int64_t r = i; r < i + rows; ++r) {
       largest_of_row_[r] = bytes_.lower_bounds(products + (r - i) * stride_, rounded_.point(r), rounded_.points(i, nullptr),
-                                                       padded(columns), row(r) + i);
+                                               padded(columns), row(r) + i);
       std::fill(row(r) + count_, row(r) + stride_, kInfinity);
       row(r)[r] = 0.0f;
     }

@@ -28,7 +28,7 @@ RoundedSample::RoundedSample(const SquaredDistances& distances, int64_t count)
 }
 
 void RoundedSample::pack(const SquaredDistances& distances, int64_t first, int64_t count, std::vector<uint16_t>& pairs) {
-  pairs.resize(kPanel * 2 * depth_);  // and 0 beyond the channels; beyond the points, of no account
+  pairs.resize(kPanel * 2 * depth_);  // 0 beyond the channels; what is beyond the last point tells nothing
   const uint16_t* points[kPanel];
   for (int64_t p = 0; p < kPanel; ++p) {
     points[p] = &pairs[p * 2 * depth_];

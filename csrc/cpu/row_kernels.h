@@ -20,8 +20,8 @@ struct RowKernels {
   // The places j with |row[j]| <= limit, or row[j] <= limits[j], ascending; returns how many. There is room for n
   int64_t (*at_most)(const float* row, float limit, int64_t n, int32_t* places);
   int64_t (*at_most_each)(const float* row, const float* limits, int64_t n, int32_t* places);
-  // With the entries' magnitudes in kPanel groups, those of group w at j % kPanel = w, one of the groups' smallest: at least the k-th smallest of
-  // those, k <= kPanel, and seldom more; infinity if fewer are finite
+  // With the entries' magnitudes in kPanel groups, those of group w at j % kPanel = w, one of the groups' smallest: at least the k-th
+  // smallest of those, k <= kPanel, and seldom more; infinity if fewer are finite
   float (*kth_group_minimum)(const float* row, int64_t n, int64_t k);
   // The entries at n <= kFew places in ascending order, of equals the first place first; and the places in that order
   void (*sort_few)(const float* row, const int32_t* places, int64_t n, float* values, int32_t* sorted_places);

@@ -37,14 +37,15 @@ class Floats {
   int64_t num_blocks_ = 0;
 };
 
-// |x - y|^2 = |x|^2 + |y|^2 - 2 x.y costs one multiplication a channel and cancels where x and y are close for their length. So points
-// are taken relative to the middle of the sample where that lies far from 0, and an entry that has cancelled nevertheless is computed
-// anew from differences. Every entry is accurate to some 2^-18 of itself, is 0 for equal points, depends on its two points and the
-// sample alone, and is the same for (x, y) and (y, x).
+// Two points of a sample.
 struct Pair {
   int32_t i, j;
 };
 
+// |x - y|^2 = |x|^2 + |y|^2 - 2 x.y costs one multiplication a channel and cancels where x and y are close for their length. So points
+// are taken relative to the middle of the sample where that lies far from 0, and an entry that has cancelled nevertheless is computed
+// anew from differences. Every entry is accurate to some 2^-18 of itself, is 0 for equal points, depends on its two points and the
+// sample alone, and is the same for (x, y) and (y, x).
 class SquaredDistances {
  public:
   // x and points, the indices of sample b's points, must outlive this.
