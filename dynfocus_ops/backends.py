@@ -202,7 +202,11 @@ def select_kernel(op: str, requested: str, x: Tensor, function: str = "", **size
 
     `function` names another function of the op than the one of its name, such as its backward pass.
     """
-    backend = select_backend(op, requested, x, **sizes)
+    return kernel_of(op, select_backend(op, requested, x, **sizes), function)
+
+
+def kernel_of(op: str, backend: str, function: str = "") -> Callable[..., Any]:
+    """The function of `backend`, one that `select_backend` gave, that runs `op`."""
     if backend == "triton":
         module: Any = importlib.import_module(f"dynfocus_ops.triton.{op}")
     else:

@@ -25,6 +25,9 @@ constexpr int64_t one_of(int64_t numbers) { return numbers <= kCached ? 5 : 10; 
 // Rows to a task, at least.
 constexpr int64_t kRows = 64;
 
+// So few points beyond whole panels are bounded as rows: as columns they take as long as half a panel.
+constexpr int64_t kFewBeyond = 8;
+
 // Points rounded to bytes bound all squared distances from below. A bound gives way to the exact entry, from differences, only where it
 // may be the answer: the most promising first, until no bound is better than what is exact. No answer's bits depend on which are.
 class BoundedNeighborhood final : public ListedNeighborhood {
@@ -32,6 +35,7 @@ class BoundedNeighborhood final : public ListedNeighborhood {
   BoundedNeighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch)
       : ListedNeighborhood(distances, count, k, std::max(k, kShortest)),
         stride_(padded(count)),
+        paneled_(count % kPanel <= kFewBeyond ? count - count % kPanel : count),
         rows_to_a_task_(std::max(kRows, (count - 1) / scratch.num_threads + 1)),
         rounded_(distances, count),
         squared_(scratch.squared.reserve(stride_ * stride_)),
@@ -40,7 +44,8 @@ class BoundedNeighborhood final : public ListedNeighborhood {
   bool pays() {
     if (!rounded_.is_usable()) return false;
     for (int64_t i = 0; i < count_; ++i) error_ = std::max(error_, rounded_.point(i).error);
-    bound_panel(0);
+    if (paneled_ < count_) bound(paneled_, 0, count_);
+    bound(0, 0, paneled_);
     State state(std::max(k_, kProbedLength));
     find_nearest({0, kProbes, kPanel / kProbes}, state, [](int64_t, const Smallest&) {});
     return state.num_computed * one_of(count_ * distances_.channels()) <= kProbes * count_;
@@ -48,7 +53,10 @@ class BoundedNeighborhood final : public ListedNeighborhood {
 
   void find_all() {
     const double pairs = static_cast<double>(count_ * count_), channels = static_cast<double>(distances_.channels());
-    for_each_task(stride_ / kPanel - 1, pairs * channels / 8, [] { return 0; }, [&](int64_t panel, int) { bound_panel((panel + 1) * kPanel); });
+    for_each_task((paneled_ - 1) / kPanel, pairs * channels / 8, [] { return 0; }, [&](int64_t panel, int) {
+      const int64_t first = (panel + 1) * kPanel;
+      bound(first, first, paneled_);
+    });
     const auto make_state = [&] { return State(lists_.length()); };
     for_each_task((count_ - 1) / rows_to_a_task_ + 1, pairs + 16 * count_ * channels, make_state, [&](int64_t task, State& state) {
       const int64_t end = std::min(count_, (task + 1) * rows_to_a_task_);
@@ -103,19 +111,28 @@ class BoundedNeighborhood final : public ListedNeighborhood {
 
   float* row(int64_t i) const { return squared_ + i * stride_; }
 
-  // Rows [i, i + kPanel) from the panel on the diagonal on, and their mirror image.
-  void bound_panel(int64_t i) {
-    const int64_t rows = std::min(kPanel, count_ - i), columns = count_ - i, right = i + kPanel;
-    int32_t* products = reinterpret_cast<int32_t*>(row(i) + i);
-    rounded_.multiply(i, rows, i, columns, products, stride_);
+  // Up to kPanel rows from i on, at places [j, end), and their mirror image. Rows beyond whole panels come before all others.
+  void bound(int64_t i, int64_t j, int64_t end) {
+    const int64_t rows = std::min(kPanel, count_ - i);
+    int32_t* products = reinterpret_cast<int32_t*>(row(i) + j);
+    rounded_.multiply(i, rows, j, end - j, products, stride_);
     for (int64_t r = i; r < i + rows; ++r) {
-      largest_of_row_[r] = bytes_.lower_bounds(products + (r - i) * stride_, rounded_.point(r), rounded_.points(i, nullptr),
-                                               padded(columns), row(r) + i);
+      largest_of_row_[r] = bytes_.lower_bounds(products + (r - i) * stride_, rounded_.point(r), rounded_.points(j, nullptr),
+                                               padded(end - j), row(r) + j);
       std::fill(row(r) + count_, row(r) + stride_, kInfinity);
       row(r)[r] = 0.0f;
     }
-    if (right < count_) kernels_.transpose(row(i) + right, stride_, kPanel, stride_ - right, row(right) + i, stride_);
+    mirror(i, j, i);
+    mirror(i, i + kPanel, padded(end));
   }
+
+  // Rows [i, i + kPanel) at places [j, end)
+  void mirror(int64_t i, int64_t j, int64_t end) const {
+    if (j < end) kernels_.transpose(row(i) + j, stride_, kPanel, end - j, row(j) + i, stride_);
+  }
+
+  // The first of row i's places whose bounds largest_of_row_ knows; the others are another row's, too.
+  int64_t first_place(int64_t i) const { return i < paneled_ ? i : 0; }
 
   // Computes an entry that is a bound; false if it is none.
   bool make_exact(int64_t i, int64_t j) const {
@@ -181,12 +198,12 @@ class BoundedNeighborhood final : public ListedNeighborhood {
 
   float find_largest() const {
     const int64_t top = std::max_element(largest_of_row_.begin(), largest_of_row_.end()) - largest_of_row_.begin();
-    const int64_t farthest = std::min_element(row(top) + top, row(top) + count_) - row(top);
+    const int64_t farthest = std::min_element(row(top) + first_place(top), row(top) + count_) - row(top);
     float most = distances_.from_differences(top, farthest);
     for (int64_t i = 0; i < count_; ++i) {
       const float errors = rounded_.point(i).error + error_, own = upper_bound(largest_of_row_[i], errors);
       if (own * own < most) continue;
-      for (int64_t j = i; j < count_; ++j) {
+      for (int64_t j = first_place(i); j < count_; ++j) {
         const float distance = upper_bound(std::abs(row(i)[j]), errors);
         if (distance * distance < most) continue;
         make_exact(i, j);
@@ -196,10 +213,10 @@ class BoundedNeighborhood final : public ListedNeighborhood {
     return most;
   }
 
-  const int64_t stride_, rows_to_a_task_;
+  const int64_t stride_, paneled_, rows_to_a_task_;
   const RoundedSample rounded_;
   float* const squared_;               // [stride][stride]: entries, or bounds of them as negative numbers; infinity beyond the last point
-  std::vector<float> largest_of_row_;  // bound, from the diagonal on
+  std::vector<float> largest_of_row_;  // bound, from its first_place on
   float error_ = 0.0f;                 // the largest of the points' own
   const RowKernels& kernels_ = row_kernels();
   const ByteKernels& bytes_ = byte_kernels();

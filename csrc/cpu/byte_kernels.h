@@ -25,7 +25,7 @@ struct RoundedRow {
 // All null where no instruction multiplies bytes. Of pairs, n is a multiple of kPanel: points beyond the last have step 0 and square
 // infinity, whatever their products.
 struct ByteKernels {
-  // bytes[c] = (x[c] - offset[c]) / step to the nearest, step the largest magnitude / 127
+  // bytes[c] = (x[c] - offset[c]) / step to the nearest, step the largest magnitude / 127. No offset is one of 0
   RoundedPoint (*round)(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes);
   // Of panels [depth][kPanel], four bytes a place: sums[i][j] = start[i] + product of rows' point i with columns' point j plus 128, for
   // i < num_rows and j < num_columns, both rounded up to the registers'; without start, added to sums. From -128 times the sum of point

@@ -12,6 +12,9 @@ namespace {
 // log(e^a + n) for n >= 0; n = 0 changes no bit.
 float log_add(float a, float n) {
   if (n == 0.0f) return a;
+  // Where e^a is much larger, log(1 + t) is t - t^2 / 2 + t^3 / 3, off by less than t^4 / 4: nothing to a float.
+  const double t = n * std::exp(-static_cast<double>(a));
+  if (t < 0x1p-10) return static_cast<float>(a + t * (1.0 - t * (0.5 - t / 3.0)));
   if (std::isnan(a) || std::isnan(n)) return std::numeric_limits<float>::quiet_NaN();
   const double low = std::min<double>(a, std::log(n)), high = std::max<double>(a, std::log(n));
   return static_cast<float>(high + std::log1p(std::exp(low - high)));

@@ -14,7 +14,7 @@ RoundedSample::RoundedSample(const SquaredDistances& distances, int64_t count)
     : kernels_(byte_kernels()),
       count_(count),
       depth_((distances.channels() + 3) / 4),
-      panels_(padded(count) * depth_),
+      panels_(std::make_unique_for_overwrite<int32_t[]>(padded(count) * depth_)),
       steps_(padded(count)),
       errors_(padded(count)),
       squares_(padded(count), std::numeric_limits<float>::infinity()),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "byte_kernels.h"
@@ -37,7 +38,7 @@ class RoundedSample {
   const ByteKernels& kernels_;
   const int64_t count_;
   const int64_t depth_;                          // channels / 4, rounded up
-  std::vector<int32_t> panels_;                  // [count / kPanel][depth][kPanel]
+  std::unique_ptr<int32_t[]> panels_;            // [count / kPanel][depth][kPanel]
   std::vector<float> steps_, errors_, squares_;  // [count], and up to a whole panel 0, 0 and infinity
   std::vector<int32_t> starts_;                  // of its products
   bool is_usable_;

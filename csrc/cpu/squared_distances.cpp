@@ -64,11 +64,12 @@ void SquaredDistances::choose_offset() {
   constexpr int64_t kSampled = 8;
   const int64_t step = std::max<int64_t>(1, static_cast<int64_t>(points_.size()) / kSampled);
   const int64_t sampled = std::min<int64_t>(kSampled, points_.size());
-  float values[kSampled][Points::kMaxRead];
+  float reading[kSampled][Points::kMaxRead];
+  const float* values[kSampled];
   double spread = 0.0, length = 0.0;
   for (int64_t c = 0; c < x_.channels; c += Points::kMaxRead) {
     const int64_t n = std::min(Points::kMaxRead, x_.channels - c);
-    for (int64_t p = 0; p < sampled; ++p) x_.read(b_, points_[p * step], c, n, values[p]);
+    for (int64_t p = 0; p < sampled; ++p) values[p] = x_.run(b_, points_[p * step], c, n, reading[p]);
     float mean[Points::kMaxRead] = {}, deviation[Points::kMaxRead] = {};
     for (int64_t p = 0; p < sampled; ++p) {
       for (int64_t k = 0; k < n; ++k) mean[k] += values[p][k];
@@ -92,6 +93,7 @@ void SquaredDistances::choose_offset() {
   const double deviation = std::sqrt(spread / static_cast<double>(x_.channels));
   const float grid = std::exp2(std::floor(std::log2(std::max(deviation, 1e-30))) - 4);
   for (float& value : offset_) value = std::nearbyint(value / grid) * grid;
+  is_shifted_ = true;
   product_ = &panels_.products;
 }
 

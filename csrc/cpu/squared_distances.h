@@ -76,9 +76,9 @@ class SquaredDistances {
   // Whether an entry from differences costs no more than to read two points, and an integer holds the products of their bytes.
   bool is_screenable() const { return x_.element == kFloat32 && x_.in_place() && x_.channels > kCheap && x_.channels <= 1 << 16; }
 
-  // Then, the channels of point i, and what is subtracted from them before they are multiplied.
+  // Then, the channels of point i, and what is subtracted from them before they are multiplied; null if that is 0.
   const float* in_place(int64_t i) const { return static_cast<const float*>(x_.at(b_, points_[i], 0)); }
-  const float* offset() const { return offset_.data(); }
+  const float* offset() const { return is_shifted_ ? offset_.data() : nullptr; }
 
  private:
   // With so few points or channels differences cost next to nothing more than products.
@@ -101,6 +101,7 @@ class SquaredDistances {
   const RowKernels& rows_;
   const PanelProduct* product_;
   std::vector<float> offset_;  // [C]
+  bool is_shifted_ = false;    // it is not 0
 };
 
 }  // namespace dynfocus::cpu

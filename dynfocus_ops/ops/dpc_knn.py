@@ -1,9 +1,10 @@
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dynfocus_ops.backends import select_kernel
+from dynfocus_ops.backends import kernel_of, select_kernel
 from dynfocus_ops.checks import (
     check_enough_points,
     check_int,
@@ -98,14 +99,15 @@ def dpc_knn_eagerly(
     noise: Tensor | None = None,
     backend: str,
 ) -> DPCKNN:
-    """`dpc_knn` past torch's dispatcher, which takes longer than a small sample: for callers under no_grad.
+    """`dpc_knn` past torch's dispatcher, which takes longer than a small sample: for callers under no_grad, who have
+    chosen a backend that can run it and drawn the noise themselves: neither is checked.
 
     Under torch.compile, or of a subclass of Tensor, the op itself.
     """
     if torch.compiler.is_compiling() or type(x) is not Tensor:
         return dpc_knn(x, num_clusters, k, mask=mask, noise=noise, backend=backend)
     x, noise = _checked(x, num_clusters, k, mask, None, noise)
-    return DPCKNN(*_compute(x, num_clusters, k, mask, None, noise, backend))
+    return DPCKNN(*_run(kernel_of("dpc_knn", backend), x, num_clusters, k, mask, None, noise))
 
 
 def _checked(
@@ -127,10 +129,22 @@ def _compute(
     noise: Tensor | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    check_enough_points("num_clusters", num_clusters, mask)
-    check_enough_points("k", k, mask)
     check_noise(noise, mask)
     kernel = select_kernel("dpc_knn", backend, x, num_clusters=num_clusters, k=k)
+    return _run(kernel, x, num_clusters, k, mask, distance_scale, noise)
+
+
+def _run(
+    kernel: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]],
+    x: Tensor,
+    num_clusters: int,
+    k: int,
+    mask: Tensor | None,
+    distance_scale: float | None,
+    noise: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_enough_points("num_clusters", num_clusters, mask)
+    check_enough_points("k", k, mask)
     result = kernel(x, num_clusters, k, mask, float(distance_scale or x.shape[-1]), noise)
     check_scores(result[2], x, mask)
     check_scores(result[3], x, mask)

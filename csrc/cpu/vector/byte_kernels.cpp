@@ -22,27 +22,31 @@ constexpr float kInfinity = __builtin_inff();
 // of a step too, which up to 2^30 then multiplies.
 constexpr float kSumError = 0x1p-10f, kSquareError = 0x1p-20f, kUnderflow = 0x1p-46f;
 
+template <bool kIsShifted>
 float largest_magnitude(const float* x, const float* offset, int64_t n) {
   Vector most = {};
   int64_t c = 0;
   for (; c + kLanes <= n; c += kLanes) {
-    most = (Vector)_mm512_max_ps((__m512)most, _mm512_abs_ps((__m512)(load(x + c) - load(offset + c))));
+    const Vector y = kIsShifted ? load(x + c) - load(offset + c) : load(x + c);
+    most = (Vector)_mm512_max_ps((__m512)most, _mm512_abs_ps((__m512)y));
   }
   float largest = _mm512_reduce_max_ps((__m512)most);
   for (; c < n; ++c) {
-    const float y = x[c] - offset[c], magnitude = y < 0.0f ? -y : y;
+    const float y = kIsShifted ? x[c] - offset[c] : x[c], magnitude = y < 0.0f ? -y : y;
     largest = magnitude > largest ? magnitude : largest;
   }
   return largest;
 }
 
-RoundedPoint round(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes) {
-  const float step = largest_magnitude(x, offset, n) / 127.0f, per_step = step >= 0x1p-126f ? 1.0f / step : 0.0f;
+template <bool kIsShifted>
+RoundedPoint round_from(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes) {
+  const float step = largest_magnitude<kIsShifted>(x, offset, n) / 127.0f, per_step = step >= 0x1p-126f ? 1.0f / step : 0.0f;
   Vector rest_square = {};
   for (int64_t c = 0; c < n; c += kLanes) {
     const __mmask16 valid = n - c < kLanes ? static_cast<__mmask16>((1u << (n - c)) - 1u) : static_cast<__mmask16>(-1);
-    const Vector y = (Vector)_mm512_sub_ps(_mm512_maskz_loadu_ps(valid, x + c), _mm512_maskz_loadu_ps(valid, offset + c));
-    __builtin_prefetch(x + n + c);  // the next point, where points follow each other
+    Vector y = (Vector)_mm512_maskz_loadu_ps(valid, x + c);
+    if (kIsShifted) y -= (Vector)_mm512_maskz_loadu_ps(valid, offset + c);
+    __builtin_prefetch(x + 2 * n + c);  // the next point but one, where points follow each other
     const __m512i nearest = _mm512_cvtps_epi32((__m512)(y * per_step));  // beyond a byte only if the step is not finite
     const Vector rest = y - step * (Vector)_mm512_cvtepi32_ps(nearest);
     rest_square += rest * rest;
@@ -66,6 +70,10 @@ RoundedPoint round(const float* x, const float* offset, int64_t n, int8_t* bytes
   // The subtraction of the offset has rounded y, too.
   const float error = rests * (1.0f + kSumError) + (__builtin_sqrtf(square) + rests) * 0x1p-22f + kUnderflow;
   return {step, error, square};
+}
+
+RoundedPoint round(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes) {
+  return (offset == nullptr ? round_from<false> : round_from<true>)(x, offset, n, bytes, sum_of_bytes);
 }
 
 // The instruction takes bytes from 0 to 255 on one side: those of the columns, plus 128.
@@ -102,14 +110,12 @@ inline void add_tile(const int32_t* rows, const int32_t* columns, int64_t depth,
 
 void add_products(const int32_t* rows, int64_t num_rows, const int32_t* columns, int64_t num_columns, int64_t depth,
                   const int32_t* start, int32_t* sums, int64_t stride) {
-  constexpr int64_t kRows = 8;
+  constexpr int64_t kRows = 8, kFewRows = 4;
   static_assert(kPanel == 2 * kLanes);
   for (int64_t i = 0; i < num_rows; i += kRows) {
-    if (num_columns <= kLanes) {
-      add_tile<kRows, 1>(rows + i, columns, depth, start ? start + i : nullptr, sums + i * stride, stride);
-    } else {
-      add_tile<kRows, 2>(rows + i, columns, depth, start ? start + i : nullptr, sums + i * stride, stride);
-    }
+    const bool is_few = num_rows - i <= kFewRows, is_narrow = num_columns <= kLanes;
+    const auto add = is_narrow ? (is_few ? add_tile<kFewRows, 1> : add_tile<kRows, 1>) : (is_few ? add_tile<kFewRows, 2> : add_tile<kRows, 2>);
+    add(rows + i, columns, depth, start ? start + i : nullptr, sums + i * stride, stride);
   }
 }
 
