@@ -37,7 +37,7 @@ class BoundedNeighborhood final : public ListedNeighborhood {
         stride_(padded(count)),
         paneled_(count % kPanel <= kFewBeyond ? count - count % kPanel : count),
         rows_to_a_task_(std::max(kRows, (count - 1) / scratch.num_threads + 1)),
-        rounded_(distances, count),
+        rounded_(distances, count, scratch.bytes),
         squared_(scratch.squared.reserve(stride_ * stride_)),
         largest_of_row_(count) {}
 

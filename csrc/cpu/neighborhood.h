@@ -35,7 +35,7 @@ class Neighborhood {
 // What a sample is worked on with, kept from sample to sample.
 struct Scratch {
   SquaredDistances::Workspace workspace;
-  Floats squared;
+  Floats squared, bytes;
   int64_t num_threads = 1;  // that share the sample
 };
 

@@ -10,11 +10,11 @@ namespace dynfocus::cpu {
 
 DYNFOCUS_CHOOSE_VARIANT(ByteKernels, byte_kernels)
 
-RoundedSample::RoundedSample(const SquaredDistances& distances, int64_t count)
+RoundedSample::RoundedSample(const SquaredDistances& distances, int64_t count, Floats& memory)
     : kernels_(byte_kernels()),
       count_(count),
       depth_((distances.channels() + 3) / 4),
-      panels_(std::make_unique_for_overwrite<int32_t[]>(padded(count) * depth_)),
+      panels_(reinterpret_cast<int32_t*>(memory.reserve(padded(count) * depth_))),
       steps_(padded(count)),
       errors_(padded(count)),
       squares_(padded(count), std::numeric_limits<float>::infinity()),

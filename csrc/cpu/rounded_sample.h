@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "byte_kernels.h"
@@ -13,8 +12,9 @@ namespace dynfocus::cpu {
 
 class RoundedSample {
  public:
-  // Only where there are byte_kernels() and distances are screenable. Parallel inside, but for calls from within a parallel region.
-  RoundedSample(const SquaredDistances& distances, int64_t count);
+  // Only where there are byte_kernels() and distances are screenable; in `memory`, which must outlive this. Parallel inside, but for calls
+  // from within a parallel region.
+  RoundedSample(const SquaredDistances& distances, int64_t count, Floats& memory);
 
   // False where bytes bound nothing: a point is not finite, or its square nearly not.
   bool is_usable() const { return is_usable_; }
@@ -38,7 +38,7 @@ class RoundedSample {
   const ByteKernels& kernels_;
   const int64_t count_;
   const int64_t depth_;                          // channels / 4, rounded up
-  std::unique_ptr<int32_t[]> panels_;            // [count / kPanel][depth][kPanel]
+  int32_t* const panels_;                        // [count / kPanel][depth][kPanel]
   std::vector<float> steps_, errors_, squares_;  // [count], and up to a whole panel 0, 0 and infinity
   std::vector<int32_t> starts_;                  // of its products
   bool is_usable_;

@@ -44,7 +44,7 @@ class ScreenedNeighborhood final : public ListedNeighborhood {
  public:
   ScreenedNeighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch)
       : ListedNeighborhood(distances, count, k, std::max(k, kShortest)),
-        rounded_(distances, count),
+        rounded_(distances, count, scratch.bytes),
         stride_(padded(std::min(count, kSquare))),
         products_(reinterpret_cast<int32_t*>(scratch.squared.reserve(std::max(stride_ * stride_, kProbes * kProbed * padded(count))))),
         reaches_(padded(count), -kInfinity),

@@ -62,24 +62,22 @@ SquaredDistances::SquaredDistances(const Points& x, int64_t b, const std::vector
 // that points of few binary places keep few, and equal distances between such points stay equal.
 void SquaredDistances::choose_offset() {
   constexpr int64_t kSampled = 8;
-  const int64_t step = std::max<int64_t>(1, static_cast<int64_t>(points_.size()) / kSampled);
-  const int64_t sampled = std::min<int64_t>(kSampled, points_.size());
-  float reading[kSampled][Points::kMaxRead];
+  static_assert(kSampled <= kCheap);
+  const int64_t step = static_cast<int64_t>(points_.size()) / kSampled;
+  float reading[kSampled][Points::kMaxRead], mean[Points::kMaxRead], deviation[Points::kMaxRead];
   const float* values[kSampled];
   double spread = 0.0, length = 0.0;
   for (int64_t c = 0; c < x_.channels; c += Points::kMaxRead) {
     const int64_t n = std::min(Points::kMaxRead, x_.channels - c);
-    for (int64_t p = 0; p < sampled; ++p) values[p] = x_.run(b_, points_[p * step], c, n, reading[p]);
-    float mean[Points::kMaxRead] = {}, deviation[Points::kMaxRead] = {};
-    for (int64_t p = 0; p < sampled; ++p) {
-      for (int64_t k = 0; k < n; ++k) mean[k] += values[p][k];
-    }
-    for (int64_t k = 0; k < n; ++k) mean[k] /= static_cast<float>(sampled);
-    for (int64_t p = 0; p < sampled; ++p) {
-      for (int64_t k = 0; k < n; ++k) deviation[k] += (values[p][k] - mean[k]) * (values[p][k] - mean[k]);
+    for (int64_t p = 0; p < kSampled; ++p) values[p] = x_.run(b_, points_[p * step], c, n, reading[p]);
+    for (int64_t k = 0; k < n; ++k) {
+      mean[k] = deviation[k] = 0.0f;
+      for (int64_t p = 0; p < kSampled; ++p) mean[k] += values[p][k];
+      mean[k] /= kSampled;
+      for (int64_t p = 0; p < kSampled; ++p) deviation[k] += (values[p][k] - mean[k]) * (values[p][k] - mean[k]);
     }
     for (int64_t k = 0; k < n; ++k) {
-      spread += deviation[k] / sampled;
+      spread += deviation[k] / kSampled;
       length += static_cast<double>(mean[k]) * mean[k];
       offset_[c + k] = mean[k];
     }
@@ -90,8 +88,8 @@ void SquaredDistances::choose_offset() {
     product_ = pairs ? &panels_.pair_products : &panels_.products;
     return;
   }
-  const double deviation = std::sqrt(spread / static_cast<double>(x_.channels));
-  const float grid = std::exp2(std::floor(std::log2(std::max(deviation, 1e-30))) - 4);
+  const double typical = std::sqrt(spread / static_cast<double>(x_.channels));
+  const float grid = std::exp2(std::floor(std::log2(std::max(typical, 1e-30))) - 4);
   for (float& value : offset_) value = std::nearbyint(value / grid) * grid;
   is_shifted_ = true;
   product_ = &panels_.products;
