@@ -28,6 +28,9 @@ constexpr int64_t kRows = 64;
 // So few points beyond whole panels are bounded as rows: as columns they take as long as half a panel.
 constexpr int64_t kFewBeyond = 8;
 
+// Rows that are bounded at a time: with whole panels, more of the square on the diagonal would be computed twice.
+constexpr int64_t kHalf = kPanel / 2;
+
 // Points rounded to bytes bound all squared distances from below. A bound gives way to the exact entry, from differences, only where it
 // may be the answer: the most promising first, until no bound is better than what is exact. No answer's bits depend on which are.
 class BoundedNeighborhood final : public ListedNeighborhood {
@@ -45,7 +48,7 @@ class BoundedNeighborhood final : public ListedNeighborhood {
     if (!rounded_.is_usable()) return false;
     for (int64_t i = 0; i < count_; ++i) error_ = std::max(error_, rounded_.point(i).error);
     if (paneled_ < count_) bound(paneled_, 0, count_);
-    bound(0, 0, paneled_);
+    for (int64_t i = 0; i < kPanel; i += kHalf) bound(i, i, paneled_);
     State state(std::max(k_, kProbedLength));
     find_nearest({0, kProbes, kPanel / kProbes}, state, [](int64_t, const Smallest&) {});
     return state.num_computed * one_of(count_ * distances_.channels()) <= kProbes * count_;
@@ -53,8 +56,8 @@ class BoundedNeighborhood final : public ListedNeighborhood {
 
   void find_all() {
     const double pairs = static_cast<double>(count_ * count_), channels = static_cast<double>(distances_.channels());
-    for_each_task((paneled_ - 1) / kPanel, pairs * channels / 8, [] { return 0; }, [&](int64_t panel, int) {
-      const int64_t first = (panel + 1) * kPanel;
+    for_each_task((paneled_ - kPanel + kHalf - 1) / kHalf, pairs * channels / 8, [] { return 0; }, [&](int64_t task, int) {
+      const int64_t first = kPanel + task * kHalf;
       bound(first, first, paneled_);
     });
     const auto make_state = [&] { return State(lists_.length()); };
@@ -111,24 +114,24 @@ class BoundedNeighborhood final : public ListedNeighborhood {
 
   float* row(int64_t i) const { return squared_ + i * stride_; }
 
-  // Up to kPanel rows from i on, at places [j, end), and their mirror image. Rows beyond whole panels come before all others.
+  // Up to kHalf rows from i on, at places [j, end), and their mirror image. Rows beyond whole panels come before all others.
   void bound(int64_t i, int64_t j, int64_t end) {
-    const int64_t rows = std::min(kPanel, count_ - i);
+    const int64_t rows = std::min(kHalf, count_ - i);
     int32_t* products = reinterpret_cast<int32_t*>(row(i) + j);
     rounded_.multiply(i, rows, j, end - j, products, stride_);
     for (int64_t r = i; r < i + rows; ++r) {
       largest_of_row_[r] = bytes_.lower_bounds(products + (r - i) * stride_, rounded_.point(r), rounded_.points(j, nullptr),
-                                               padded(end - j), row(r) + j);
+                                               padded(end) - j, row(r) + j);
       std::fill(row(r) + count_, row(r) + stride_, kInfinity);
       row(r)[r] = 0.0f;
     }
     mirror(i, j, i);
-    mirror(i, i + kPanel, padded(end));
+    mirror(i, i + kHalf, padded(end));
   }
 
-  // Rows [i, i + kPanel) at places [j, end)
+  // Rows [i, i + kHalf) at places [j, end)
   void mirror(int64_t i, int64_t j, int64_t end) const {
-    if (j < end) kernels_.transpose(row(i) + j, stride_, kPanel, end - j, row(j) + i, stride_);
+    if (j < end) kernels_.transpose(row(i) + j, stride_, kHalf, end - j, row(j) + i, stride_);
   }
 
   // The first of row i's places whose bounds largest_of_row_ knows; the others are another row's, too.

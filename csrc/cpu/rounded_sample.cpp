@@ -51,13 +51,14 @@ int64_t RoundedSample::longest() const {
 
 void RoundedSample::multiply(int64_t i, int64_t rows, int64_t j, int64_t columns, int32_t* to, int64_t stride) const {
   for (int64_t d = 0; d < depth_; d += kSlab) {
-    for (int64_t c = 0; c < columns; c += kPanel) {
-      const int32_t* column = &panels_[(j + c) * depth_ + d * kPanel];
+    for (int64_t c = -(j % kPanel); c < columns; c += kPanel) {
+      const int64_t left = std::max<int64_t>(c, 0), off = left - c;
+      const int32_t* column = &panels_[(j + c) * depth_ + d * kPanel + off];
       for (int64_t r = 0; r < rows; r += kPanel) {
         const int64_t within = (i + r) % kPanel;
         kernels_.add_products(&panels_[(i + r - within) * depth_ + d * kPanel + within], std::min(kPanel, rows - r), column,
-                              std::min(kPanel, columns - c), std::min(kSlab, depth_ - d), d == 0 ? &starts_[i + r] : nullptr,
-                              to + r * stride + c, stride);
+                              std::min(c + kPanel, columns) - left, std::min(kSlab, depth_ - d), d == 0 ? &starts_[i + r] : nullptr,
+                              to + r * stride + left, stride);
       }
     }
   }

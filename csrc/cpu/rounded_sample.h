@@ -20,7 +20,7 @@ class RoundedSample {
   bool is_usable() const { return is_usable_; }
 
   // to[r * stride + c] = product of points i + r and j + c, for r < rows and c < columns; up to the next kPanel of either, what is there
-  // may be overwritten. j is a multiple of kPanel, and so is i, unless all rows are of its panel.
+  // may be overwritten. i is a multiple of kPanel, unless all rows are of its panel; j is one of half of it.
   void multiply(int64_t i, int64_t rows, int64_t j, int64_t columns, int32_t* to, int64_t stride) const;
 
   // A point of the largest |step * bytes|
