@@ -39,6 +39,8 @@ def points(kind: str, count: int, channels: int) -> Tensor:
         x[..., 3] *= 50
     elif kind == "one large token":
         x[:, count // 2] *= 1000
+    elif kind == "large last token":
+        x[:, -1] *= 1000
     elif kind == "any length":
         x *= torch.randn(1, count, 1).exp()
     elif kind == "duplicates":
@@ -79,6 +81,12 @@ SIZES = [(490, 140, 5), (1026, 45, 3)]  # all bounds are kept; two squares of pa
         (2100, 34, 6, "any length"),  # three squares a side
         (128, 517, 5, "objects"),  # the fewest points, and more channels than are packed at a time
         (480, 140, 5, "objects"),  # whole panels
+        (193, 512, 5, "far from 0"),  # few points beyond whole panels, and those are rows: as few as can be,
+        (196, 512, 5, "any length"),
+        (196, 512, 5, "large last token"),
+        (200, 400, 5, "objects"),  # and as many
+        (201, 400, 5, "objects"),
+        (210, 400, 5, "any length"),  # more than half a panel
         (1024, 128, 5, "objects"),
         (500, 2048, 5, "bytes"),
         (1100, 500, 5, "bytes"),
@@ -95,15 +103,21 @@ def test_each_stage_is_right(count: int, channels: int, k: int, kind: str, monke
     check_dpc_knn(x, found, 30, k)
 
 
-@pytest.mark.parametrize("count", [490, 1100])
-def test_the_farthest_pair_is_found_though_bytes_make_it_nearer(count: int, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("count", "far", "pair"),
+    [(490, 100, (200, 201)), (1100, 100, (200, 201)), (484, 482, (200, 201)), (484, 100, (200, 483))],
+)
+def test_the_farthest_pair_is_found_though_bytes_make_it_nearer(
+    count: int, far: int, pair: tuple[int, int], monkeypatch
+) -> None:
     x = points("objects", count, 140)
-    x[0, 100, 3] = 300  # bytes tell little of its other channels
-    x[0, 200] = torch.randn(140).sign() * 1.15 * 300 / 2 / 140**0.5
-    x[0, 200, 3] = 0
-    x[0, 201] = -x[0, 200]  # these two are nearly as far from each other as from the first
+    x[0, far, 3] = 300  # bytes tell little of its other channels
+    one, other = pair
+    x[0, one] = torch.randn(140).sign() * 1.15 * 300 / 2 / 140**0.5
+    x[0, one, 3] = 0
+    x[0, other] = -x[0, one]  # these two are nearly as far from each other as from the first
     distances = torch.cdist(x.double(), x.double())[0]
-    assert distances[100].max() > distances[200, 201]
+    assert distances[far].max() > distances[one, other]
     found, screened = clustered(x, 30, 5, monkeypatch)
     assert screened
     check_dpc_knn(x, found, 30, 5)
@@ -137,7 +151,9 @@ def test_ties_of_small_integers_are_ties(count: int, channels: int, monkeypatch)
     assert_same_bits(*parents)
 
 
-@pytest.mark.parametrize(("count", "channels"), [(130, 520), (490, 140), (700, 60), (1030, 60), (2100, 60)])
+@pytest.mark.parametrize(
+    ("count", "channels"), [(130, 520), (196, 400), (490, 140), (700, 60), (1030, 60), (2100, 60)]
+)
 def test_bits_do_not_depend_on_threads_or_batch_mates(count: int, channels: int, monkeypatch) -> None:
     x = points("objects", count, channels)
     found, screened = clustered(x, 20, 6, monkeypatch)
