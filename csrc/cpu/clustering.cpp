@@ -16,7 +16,7 @@ float log_add(float a, float n) {
   const double t = n * std::exp(-static_cast<double>(a));
   if (t < 0x1p-10) return static_cast<float>(a + t * (1.0 - t * (0.5 - t / 3.0)));
   if (std::isnan(a) || std::isnan(n)) return std::numeric_limits<float>::quiet_NaN();
-  const double low = std::min<double>(a, std::log(n)), high = std::max<double>(a, std::log(n));
+  const double log_n = std::log(static_cast<double>(n)), low = std::min<double>(a, log_n), high = std::max<double>(a, log_n);
   return static_cast<float>(high + std::log1p(std::exp(low - high)));
 }
 

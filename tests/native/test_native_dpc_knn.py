@@ -80,6 +80,15 @@ def test_no_noise_changes_no_bit() -> None:
         assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("spread", [0.05, 1, 10, 40])
+@pytest.mark.parametrize("largest", [1e-12, 1e-6, 1e-3, 0.1])
+def test_noise_costs_no_more_than_the_last_rounding(spread: float, largest: float) -> None:
+    x, noise = spread * torch.randn(2, 200, 9), largest * torch.rand(2, 200)
+    plain = dpc_knn(x, 4, 5)[2].double()
+    expected = torch.logaddexp(plain, noise.double().log())  # near 0, where the two nearly cancel
+    torch.testing.assert_close(dpc_knn(x, 4, 5, noise=noise)[2].double(), expected, rtol=2**-23, atol=0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_strides(capability: str, dtype: torch.dtype) -> None:
     x = torch.randn(2, 70, 67).to(dtype)
