@@ -68,8 +68,8 @@ def of(page: str, project: str, *shape: int, dtype: torch.dtype = torch.float32,
     return DropinCase(page=page, used_by=project, b=b, n=n, c=c, clusters=clusters, k=k, dtype=dtype, **other)
 
 
-# TCFormer classifies with 128 images a process, in training and evaluation, and learns poses (256 x 192 pixels) with 64. A copy of
-# its first stage would take 26 GB for 128.
+# TCFormer classifies 128 images a process, in training and evaluation, and learns poses (256 x 192 pixels) from 64.
+# Of 128 the copy's first stage would take 26 GB.
 CASES = [
     of("tcformer", "TCFormer, stage 1", 1, 3136, 128, 784, 5, depth="quick"),
     of("tcformer", "TCFormer, stage 1", 8, 3136, 128, 784, 5),

@@ -18,8 +18,8 @@ STABLE_TORCH_LIBRARY(dynfocus_native, m) {
   m.def("nearest_center(Tensor x, Tensor centers, Tensor? mask) -> Tensor");
   m.def("pairwise_distances(Tensor x) -> Tensor");
   m.def("spatial_prototypes(Tensor x, int[] num_clusters, int[] k) -> (Tensor prototypes, Tensor assignments)");
-  m.def("cluster_mean(Tensor x, Tensor assignment, int num_clusters, Tensor? weight) -> Tensor");
-  m.def("cluster_mean_backward(Tensor grad, Tensor? x, Tensor assignment, Tensor? weight) -> (Tensor grad_x, Tensor grad_weight)");
+  m.def("cluster_mean(Tensor x, Tensor assignment, int num_clusters, Tensor? weight, float epsilon=0.0) -> Tensor");
+  m.def("cluster_mean_backward(Tensor grad, Tensor? x, Tensor assignment, Tensor? weight, float epsilon=0.0) -> (Tensor grad_x, Tensor grad_weight)");
   m.def(
       "perturbed_topk(Tensor scores, int k, int num_samples, float sigma, Tensor? seed, Tensor? noise, bool antithetic) -> Tensor");
   m.def(

@@ -67,6 +67,13 @@ def check_positive(name: str, value: object) -> None:
         raise ValueError(f"{name} is {value}, it must be a positive number")
 
 
+def check_not_negative(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float | torch.SymInt | torch.SymFloat):
+        raise TypeError(f"{name} is a {type(value).__name__}, it must be a float")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} is {value}, it must be a number that is not negative")
+
+
 def checks_values(x: Tensor) -> bool:
     """Whether the body of an op may look at the values of `x`."""
     return x.device.type == "cpu" or os.environ.get("DYNFOCUS_CHECK_VALUES") == "1"
@@ -112,10 +119,11 @@ def check_noise(noise: Tensor | None, mask: Tensor | None) -> None:
 
 def check_finite(name: str, values: Tensor, mask: Tensor | None) -> None:
     """Value check: the numbers of each valid point, the last dimension of `values`, are finite."""
-    if checks_values(values):
-        where = first_valid(~values.isfinite().all(-1), mask)
-        if where is not None:
-            raise ValueError(f"{name} has NaN or infinity at {where}, it must be finite")
+    if not checks_values(values) or (mask is None and math.isfinite(float(values.detach().sum()))):
+        return
+    where = first_valid(~values.isfinite().all(-1), mask)
+    if where is not None:
+        raise ValueError(f"{name} has NaN or infinity at {where}, it must be finite")
 
 
 def check_scores(scores: Tensor, x: Tensor, mask: Tensor | None) -> None:

@@ -185,14 +185,16 @@ def cluster_mean(draw: Draw) -> Call:
     num_clusters = draw.size(1, 60)
     x, weight = draw.normal(B, N, C), draw.uniform(B, N) + 0.1
     assignment = draw.integers(-1, num_clusters, B, N)
+    epsilon = draw.random.choice((0.0, 0.25))
 
     def exact(result: Tensor, x: Tensor, weight: Tensor, assignment: Tensor) -> Tensor:
-        return reference.cluster_mean(x, assignment, num_clusters, weight)
+        return reference.cluster_mean(x, assignment, num_clusters, weight, epsilon)
 
     def function(x: Tensor, weight: Tensor, assignment: Tensor, backend: str) -> Tensor:
-        return dynfocus_ops.cluster_mean(x, assignment, num_clusters, weight, backend=backend)
+        return dynfocus_ops.cluster_mean(x, assignment, num_clusters, weight, epsilon=epsilon, backend=backend)
 
-    return numbers((x, weight, assignment), function, exact, tolerance=1e-5, about=f"{num_clusters} clusters")
+    about = f"{num_clusters} clusters, epsilon {epsilon}"
+    return numbers((x, weight, assignment), function, exact, tolerance=1e-5, about=about)
 
 
 def spatial_prototypes(draw: Draw) -> Call:

@@ -75,11 +75,11 @@ float total_weight(const int64_t* members, int64_t count, const float* weights) 
 }  // namespace
 
 void mean_of_members(const Points& x, int64_t b, const int64_t* members, int64_t count, const float* weights, int64_t c, int64_t n,
-                     float* mean, int64_t num_ahead) {
+                     float* mean, int64_t num_ahead, float epsilon) {
   constexpr int64_t kRows = 64, kAhead = 8;
   const PointKernels& kernels = point_kernels();
   std::fill_n(mean, n, 0.0f);
-  const float total = total_weight(members, count, weights);
+  const float total = total_weight(members, count, weights) + epsilon;
   if (total == 0.0f) return;
   const void* rows[kRows + kAhead];
   float row_weights[kRows];
@@ -101,8 +101,8 @@ void mean_of_members(const Points& x, int64_t b, const int64_t* members, int64_t
   kernels.divide(mean, total, n);
 }
 
-// mean_m = sum_i w_i x_i / sum_i w_i over the members of m; 0 where the weights sum to 0.
-Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clusters, const std::optional<Tensor>& weight) {
+// mean_m = sum_i w_i x_i / (epsilon + sum_i w_i) over the members of m; 0 where that is divided by 0.
+Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clusters, const std::optional<Tensor>& weight, double epsilon) {
   STD_TORCH_CHECK(x.dim() == 3, "x must be [B, N, C]");
   const Points points(x);
   const int64_t B = points.batch, N = points.points, C = points.channels, M = num_clusters;
@@ -120,18 +120,19 @@ Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clust
       const int64_t b = task / (chunks * M), c = task / M % chunks * chunk, m = task % M, n = std::min(chunk, C - c);
       const int64_t list = b * (M + 1) + m;
       const int64_t ahead = clusters.start[(b + 1) * (M + 1)] - clusters.start[list + 1];  // of the same sample
-      mean_of_members(points, b, clusters.first(list), clusters.count(list), clusters.weights(b * N), c, n, sum, ahead);
+      mean_of_members(points, b, clusters.first(list), clusters.count(list), clusters.weights(b * N), c, n, sum, ahead,
+                      static_cast<float>(epsilon));
       kernels.scale_from_float[points.element](sum, 1.0f, out + ((b * M + m) * C + c) * element_size, n);
     }
   });
   return mean;
 }
 
-// With W = sum of w over the cluster of i and g its incoming gradient:
+// With W = epsilon + sum of w over the cluster of i and g its incoming gradient:
 //   grad_x_i = w_i / W g        grad_w_i = g . (x_i - mean) / W = (g . x_i - sum_j w_j (g . x_j) / W) / W
 // The products are in double: the two terms of grad_w may nearly cancel. Without x there is no grad_w.
 std::tuple<Tensor, Tensor> cluster_mean_backward(const Tensor& grad, const std::optional<Tensor>& x, const Tensor& assignment,
-                                                 const std::optional<Tensor>& weight) {
+                                                 const std::optional<Tensor>& weight, double epsilon) {
   STD_TORCH_CHECK(grad.dim() == 3, "grad must be [B, num_clusters, C]");
   STD_TORCH_CHECK(assignment.dim() == 2, "assignment must be [B, N]");
   const Points gradients(grad);
@@ -142,8 +143,9 @@ std::tuple<Tensor, Tensor> cluster_mean_backward(const Tensor& grad, const std::
   const std::optional<Points> points = wants_weight ? std::optional<Points>(*x) : std::nullopt;
   std::vector<float> total(B * (M + 1));
   for (int64_t list = 0; list < B * (M + 1); ++list) {
-    const bool nobody = list % (M + 1) == M;
-    if (!nobody) total[list] = total_weight(clusters.first(list), clusters.count(list), clusters.weights(list / (M + 1) * N));
+    if (list % (M + 1) == M) continue;  // nobody's
+    const float* weights = clusters.weights(list / (M + 1) * N);
+    total[list] = total_weight(clusters.first(list), clusters.count(list), weights) + static_cast<float>(epsilon);
   }
 
   Tensor grad_x = in_huge_pages(torch::stable::new_empty(grad, {B, N, C}));

@@ -31,10 +31,10 @@ Tensor pairwise_distances(const Tensor& x);
 
 std::tuple<Tensor, Tensor> spatial_prototypes(const Tensor& x, const std::vector<int64_t>& num_clusters, const std::vector<int64_t>& k);
 
-Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clusters, const std::optional<Tensor>& weight);
+Tensor cluster_mean(const Tensor& x, const Tensor& assignment, int64_t num_clusters, const std::optional<Tensor>& weight, double epsilon);
 
 std::tuple<Tensor, Tensor> cluster_mean_backward(const Tensor& grad, const std::optional<Tensor>& x, const Tensor& assignment,
-                                                 const std::optional<Tensor>& weight);
+                                                 const std::optional<Tensor>& weight, double epsilon);
 
 Tensor perturbed_topk(const Tensor& scores, int64_t k, int64_t num_samples, double sigma, const std::optional<Tensor>& seed,
                       const std::optional<Tensor>& noise, bool antithetic);

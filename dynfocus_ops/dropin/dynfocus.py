@@ -24,4 +24,4 @@ def merge_tokens(
     self: Any, vis_embed: Tensor, idx_cluster: Tensor, cluster_num: int, token_weight: Tensor | None = None
 ) -> Tensor:
     """Weighted mean of each cluster [B, cluster_num, C], differentiable."""
-    return merge(vis_embed, idx_cluster, cluster_num, token_weight)[0]
+    return merge(vis_embed, idx_cluster, cluster_num, token_weight)

@@ -20,4 +20,4 @@ def merge_tokens(
     x: Tensor, idx_cluster: Tensor, cluster_num: int, token_weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Weighted mean of each cluster [B, cluster_num, C], differentiable; the cluster of each token [B, N]."""
-    return merge(x, idx_cluster, cluster_num, token_weight)[0], idx_cluster.clone()
+    return merge(x, idx_cluster, cluster_num, token_weight), idx_cluster.clone()

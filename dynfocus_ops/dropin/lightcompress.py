@@ -12,4 +12,4 @@ __all__ = ["cluster_and_merge", "cluster_dpc_knn"]
 def cluster_and_merge(x: Tensor, cluster_num: int, *, noise: bool = True) -> tuple[Tensor, Tensor]:
     """(means [B, cluster_num, C], centres [B, cluster_num]); as `sparsevlm.cluster_and_merge`."""
     labels, centers = clusters(x, cluster_num, noise)
-    return merge(x, labels, cluster_num, None)[0], centers
+    return merge(x, labels, cluster_num, None), centers

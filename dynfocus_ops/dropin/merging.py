@@ -11,24 +11,12 @@ from dynfocus_ops.ops.cluster_mean import cluster_mean
 EPSILON = 1e-6
 
 
-def merge(
-    x: Tensor, labels: Tensor, num_clusters: int, weight: Tensor | None, epsilon: float = EPSILON
-) -> tuple[Tensor, Tensor]:
-    """y [B, num_clusters, C] and W [B, num_clusters, 1] of x [B, N, C], labels [B, N], weight [B, N, 1]."""
+def merge(x: Tensor, labels: Tensor, num_clusters: int, weight: Tensor | None, epsilon: float = EPSILON) -> Tensor:
+    """y [B, num_clusters, C] of x [B, N, C], labels [B, N], weight [B, N, 1]."""
     num_clusters = operator.index(num_clusters)
     if weight is not None:
         check_finite("token_weight", weight, None)
-    counted = as_counted(x, labels, weight)
-    total = counted.new_full((len(x), num_clusters, 1), epsilon).scatter_add(1, labels.unsqueeze(-1), counted)
-    mean = cluster_mean(x, labels, num_clusters, None if weight is None else weight.squeeze(-1))
-    # sum_i w_i / W_c as 1 - epsilon / W_c: one gradient of the weights instead of the difference of two large ones
-    return mean * (1 - epsilon / total).to(x.dtype), total
-
-
-def as_counted(x: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
-    """The weights [B, N, 1] as they are summed."""
-    weights = x.new_ones(*labels.shape, 1) if weight is None else weight
-    return weights.to(score_dtype(weights))
+    return cluster_mean(x, labels, num_clusters, None if weight is None else weight.squeeze(-1), epsilon=epsilon)
 
 
 def merge_dict(
@@ -36,8 +24,12 @@ def merge_dict(
 ) -> dict[str, Any]:
     """The dictionary form: maps the original tokens (idx_token [B, N0], agg_weight [B, N0, 1]) to the merged ones."""
     x = token_dict["x"]
-    merged, total = merge(x, labels, num_clusters, weight)
-    share = as_counted(x, labels, weight) / total.gather(1, labels.unsqueeze(-1))  # w_i / W_c
+    num_clusters = operator.index(num_clusters)
+    merged = merge(x, labels, num_clusters, weight)
+    weights = x.new_ones(*labels.shape, 1) if weight is None else weight
+    weights = weights.to(score_dtype(weights))
+    total = weights.new_full((len(x), num_clusters, 1), EPSILON).scatter_add(1, labels.unsqueeze(-1), weights)
+    share = weights / total.gather(1, labels.unsqueeze(-1))  # w_i / W_c
     share = share.to(x.dtype if weight is None else weight.dtype)
     original = token_dict["idx_token"].to(labels.device).expand(len(labels), -1)  # Chat-UniVi keeps it on the CPU
     return {

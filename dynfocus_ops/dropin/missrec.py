@@ -30,5 +30,5 @@ def cluster_dpc_knn(
     weight = None if token_weight is None else token_weight.to(points.device).view(1, -1, 1)
     # Without noise exact duplicates tie, so that neither is the other's denser point: both can be centres.
     labels, _ = cluster_strictly(points, cluster_num, local_size)
-    centroids, _ = merge(points, labels, cluster_num, weight, EPSILON)
+    centroids = merge(points, labels, cluster_num, weight, EPSILON)
     return labels[0].to(all_tokens.device), centroids[0].to(all_tokens.device)

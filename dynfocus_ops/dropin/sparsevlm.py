@@ -14,7 +14,7 @@ from dynfocus_ops.dropin.merging import merge
 
 def cluster_and_merge(x: Tensor, cluster_num: int, *, noise: bool = True) -> Tensor:
     """Means [B, cluster_num, C] of x [B, N, C], in descending order of the centres' scores; differentiable in x."""
-    return merge(x, clusters(x, cluster_num, noise).labels, cluster_num, None)[0]
+    return merge(x, clusters(x, cluster_num, noise).labels, cluster_num, None)
 
 
 @torch.no_grad()

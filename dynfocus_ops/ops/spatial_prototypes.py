@@ -58,7 +58,7 @@ def _spatial_prototypes(x: Tensor, num_clusters: list[int], k: list[int], backen
             num_clusters,
             k,
             dpc_knn=lambda *inputs: torch.ops.dynfocus.dpc_knn(*inputs, backend),
-            cluster_mean=lambda *inputs: torch.ops.dynfocus.cluster_mean(*inputs, backend),
+            cluster_mean=lambda *inputs: torch.ops.dynfocus.cluster_mean(*inputs, 0.0, backend),
         )
     kernel = select_kernel("spatial_prototypes", backend, x, num_clusters=max(num_clusters), k=max(k))
     prototypes, assignments = kernel(x, num_clusters, k)
@@ -93,7 +93,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, 
         reversed(grad.split(ctx.num_clusters, dim=1)), reversed(points), reversed(joined), strict=True
     ):
         total = own if flow is None else own + flow
-        flow, _ = cluster_mean_backward(total, level, assignment, None, backend)
+        flow, _ = cluster_mean_backward(total, level, assignment, None, 0.0, backend)
     return flow, None, None, None
 
 

@@ -6,22 +6,24 @@ from torch import Tensor
 from dynfocus_ops.reference.precision import upcast
 
 
-def cluster_mean(x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None) -> Tensor:
-    """y_c = sum_i w_i x_i / W_c with W_c = sum_i w_i over cluster c; 0 where W_c is 0."""
+def cluster_mean(
+    x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None, epsilon: float = 0.0
+) -> Tensor:
+    """y_c = sum_i w_i x_i / W_c with W_c = epsilon + sum_i w_i over cluster c; 0 where W_c is 0."""
     points = upcast(x)
     weights = member_weights(points, assignment, weight)
     sums = segment_sum(points * weights.unsqueeze(-1), assignment, num_clusters)
-    return divide(sums, segment_sum(weights.unsqueeze(-1), assignment, num_clusters)).to(x.dtype)
+    return divide(sums, segment_sum(weights.unsqueeze(-1), assignment, num_clusters) + epsilon).to(x.dtype)
 
 
 def cluster_mean_backward(
-    grad: Tensor, x: Tensor | None, assignment: Tensor, weight: Tensor | None
+    grad: Tensor, x: Tensor | None, assignment: Tensor, weight: Tensor | None, epsilon: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """dx_i = g_c w_i / W_c and dw_i = g_c . (x_i - y_c) / W_c, c the cluster of i; without weight or x, dw is empty."""
     num_clusters = grad.shape[1]
     grads = upcast(grad)
     weights = member_weights(grads, assignment, weight)
-    total = segment_sum(weights.unsqueeze(-1), assignment, num_clusters)
+    total = segment_sum(weights.unsqueeze(-1), assignment, num_clusters) + epsilon
     own = assignment.clamp(min=0).unsqueeze(-1)
     in_no_mean = (assignment.unsqueeze(-1) < 0) | (total.gather(1, own) == 0)
     own_grad = divide(grads, total).gather(1, own.expand(-1, -1, grad.shape[-1])).masked_fill(in_no_mean, 0)

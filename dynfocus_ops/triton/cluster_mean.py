@@ -17,12 +17,17 @@ ROWS = 4  # of a list, loaded before the first is used
 
 
 def cluster_mean(
-    x: Tensor, assignment: Tensor, num_clusters: int, weight: Tensor | None, out: Tensor | None = None
+    x: Tensor,
+    assignment: Tensor,
+    num_clusters: int,
+    weight: Tensor | None,
+    epsilon: float = 0.0,
+    out: Tensor | None = None,
 ) -> Tensor:
     """[B, num_clusters, C]; `out` may be given for it, of any strides but with its channels side by side."""
     B, N, C = x.shape
     M = num_clusters
-    lists = member_lists(assignment, M, weight)
+    lists = member_lists(assignment, M, weight, epsilon)
     mean = x.new_empty((B, M, C)) if out is None else out
     block, num_warps = slice_of_channels(x)
     launch(
@@ -37,10 +42,10 @@ def cluster_mean(
 
 
 def cluster_mean_backward(
-    grad: Tensor, x: Tensor | None, assignment: Tensor, weight: Tensor | None
+    grad: Tensor, x: Tensor | None, assignment: Tensor, weight: Tensor | None, epsilon: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     (B, M, C), N = grad.shape, assignment.shape[1]
-    lists = member_lists(assignment, M, weight)
+    lists = member_lists(assignment, M, weight, epsilon)
     grad_x = grad.new_empty((B, N, C))
     block, num_warps = slice_of_channels(grad)
     slices = triton.cdiv(C, block)

@@ -13,13 +13,16 @@ from dynfocus_ops.triton.launch import launch
 NOWHERE = tl.constexpr(1 << 30)  # the list of what is not there: beyond all
 
 
-def member_lists(assignment: Tensor, num_clusters: int, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def member_lists(
+    assignment: Tensor, num_clusters: int, weight: Tensor | None, epsilon: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Lists 0 to num_clusters - 1 of each sample are its clusters, list num_clusters the points of none.
 
     Args:
         assignment: int64 [B, N]; what is outside [0, num_clusters) is of no cluster.
         num_clusters: M.
         weight: float [B, N], or None for 1.
+        epsilon: added to the weight of each list.
 
     Returns:
         members: int32 [B, N]; list m has members bounds[m] to bounds[m + 1], ascending.
@@ -42,7 +45,7 @@ def member_lists(assignment: Tensor, num_clusters: int, weight: Tensor | None) -
         BLOCK_N=block_points,
         num_warps=4,
     )
-    return members, bounds, total
+    return members, bounds, total if epsilon == 0 else total.add_(epsilon)
 
 
 @triton.jit

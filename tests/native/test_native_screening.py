@@ -151,9 +151,7 @@ def test_ties_of_small_integers_are_ties(count: int, channels: int, monkeypatch)
     assert_same_bits(*parents)
 
 
-@pytest.mark.parametrize(
-    ("count", "channels"), [(130, 520), (196, 400), (490, 140), (700, 60), (1030, 60), (2100, 60)]
-)
+@pytest.mark.parametrize(("count", "channels"), [(130, 520), (196, 400), (490, 140), (700, 60), (1030, 60), (2100, 60)])
 def test_bits_do_not_depend_on_threads_or_batch_mates(count: int, channels: int, monkeypatch) -> None:
     x = points("objects", count, channels)
     found, screened = clustered(x, 20, 6, monkeypatch)

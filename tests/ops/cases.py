@@ -101,7 +101,7 @@ CASES = [
         "cluster_mean",
         assigned,
         lambda x, assignment, weight, **kw: dynfocus_ops.cluster_mean(x, assignment, 6, weight, **kw),
-        lambda x, assignment, weight: (x, assignment, 6, weight),
+        lambda x, assignment, weight: (x, assignment, 6, weight, 0.0),
         (True, False, True),
     ),
     Case(

@@ -11,7 +11,9 @@ from .support import DEVICE, assert_same_bits, backends, golden, gradients
 every_backend = pytest.mark.parametrize("backend", backends("cluster_mean"))
 
 
-def plain(x: torch.Tensor, assignment: torch.Tensor, num_clusters: int, weight: torch.Tensor) -> torch.Tensor:
+def plain(
+    x: torch.Tensor, assignment: torch.Tensor, num_clusters: int, weight: torch.Tensor, epsilon: float
+) -> torch.Tensor:
     """The definition, in float64, cluster by cluster."""
     means = torch.zeros(len(x), num_clusters, x.shape[2], dtype=torch.float64)
     for b in range(len(x)):
@@ -19,26 +21,30 @@ def plain(x: torch.Tensor, assignment: torch.Tensor, num_clusters: int, weight: 
             members = assignment[b] == m
             if weight[b, members].sum() != 0:
                 w = weight[b, members].double().unsqueeze(1)
-                means[b, m] = (x[b, members].double() * w).sum(0) / w.sum()
+                means[b, m] = (x[b, members].double() * w).sum(0) / (w.sum() + epsilon)
     return means
 
 
 @every_backend
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 17, 5, 4), (3, 40, 300, 40), (2, 256, 33, 7)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_equals_the_definition(backend: str, shape: tuple[int, ...], weighted: bool) -> None:
+@pytest.mark.parametrize("epsilon", [0, 0.3])
+def test_equals_the_definition(backend: str, shape: tuple[int, ...], weighted: bool, epsilon: float) -> None:
     B, N, C, num_clusters = shape
     x, assignment = torch.randn(B, N, C) + 3, torch.randint(-1, num_clusters, (B, N))
     weight = torch.rand(B, N) if weighted else None
-    result = cluster_mean(x, assignment, num_clusters, weight, backend=backend)
-    expected = plain(x, assignment, num_clusters, torch.ones(B, N) if weight is None else weight)
+    result = cluster_mean(x, assignment, num_clusters, weight, epsilon=epsilon, backend=backend)
+    expected = plain(x, assignment, num_clusters, torch.ones(B, N) if weight is None else weight, epsilon)
     torch.testing.assert_close(result.double(), expected, rtol=2e-5, atol=2e-5)
 
 
 @every_backend
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("needs", [(True, False), (False, True), (True, True)])
-def test_gradient_equals_autograd_of_the_definition(backend: str, weighted: bool, needs: tuple[bool, bool]) -> None:
+@pytest.mark.parametrize("epsilon", [0.0, 0.3])
+def test_gradient_equals_autograd_of_the_definition(
+    backend: str, weighted: bool, needs: tuple[bool, bool], epsilon: float
+) -> None:
     if not weighted and not needs[0]:
         needs = (True, False)
     x = torch.randn(2, 30, 9, requires_grad=needs[0])
@@ -46,10 +52,10 @@ def test_gradient_equals_autograd_of_the_definition(backend: str, weighted: bool
     assignment = torch.randint(-1, 6, (2, 30))
     one_hot = torch.nn.functional.one_hot(assignment + 1, 7)[..., 1:].double()
     w = one_hot * (1.0 if weight is None else weight.double().unsqueeze(-1))
-    expected = torch.einsum("bnm,bnc->bmc", w, x.double()) / w.sum(1).unsqueeze(-1)
+    expected = torch.einsum("bnm,bnc->bmc", w, x.double()) / (w.sum(1).unsqueeze(-1) + epsilon)
     wanted = [leaf for leaf in (x, weight) if leaf is not None and leaf.requires_grad]
     projection = torch.randn(2, 6, 9)
-    result = cluster_mean(x, assignment, 6, weight, backend=backend)
+    result = cluster_mean(x, assignment, 6, weight, epsilon=epsilon, backend=backend)
     for actual, exact in zip(
         torch.autograd.grad((result * projection).sum(), wanted),
         torch.autograd.grad((expected * projection).sum(), wanted),
@@ -62,8 +68,9 @@ def test_gradcheck() -> None:
     x = torch.randn(2, 12, 3, dtype=torch.float64, requires_grad=True)
     weight = (torch.rand(2, 12, dtype=torch.float64) + 0.1).requires_grad_()
     assignment = torch.randint(-1, 4, (2, 12))
-    assert gradcheck(lambda x, w: cluster_mean(x, assignment, 5, w), (x, weight))
-    assert gradcheck(lambda x: cluster_mean(x, assignment, 5), (x,))
+    for epsilon in (0.0, 0.3):
+        assert gradcheck(lambda x, w: cluster_mean(x, assignment, 5, w, epsilon=epsilon), (x, weight))  # noqa: B023
+        assert gradcheck(lambda x: cluster_mean(x, assignment, 5, epsilon=epsilon), (x,))  # noqa: B023
 
 
 @every_backend
@@ -109,10 +116,8 @@ def test_golden_means(backend: str, name: str) -> None:
     num_clusters = int(metadata["num_clusters"])
     assignment = tensors["assignment"].long()
     for weight, merged in ((None, tensors["merged_mean"]), (tensors["weight"], tensors["merged_weighted"])):
-        result = cluster_mean(tensors["x"], assignment, num_clusters, weight, backend=backend)
-        weight = torch.ones(assignment.shape) if weight is None else weight
-        total = torch.zeros(len(weight), num_clusters).scatter_add(1, assignment, weight).unsqueeze(-1)
-        torch.testing.assert_close(result * total / (total + 1e-6), merged, rtol=1e-5, atol=1e-6)
+        result = cluster_mean(tensors["x"], assignment, num_clusters, weight, epsilon=1e-6, backend=backend)
+        torch.testing.assert_close(result, merged, rtol=1e-5, atol=1e-6)
 
 
 @every_backend
@@ -179,6 +184,9 @@ ASSIGNMENT = torch.zeros(2, 6, dtype=torch.int64)
         (ValueError, r"assignment has values from -2 to -2", {"assignment": ASSIGNMENT - 2}),
         (ValueError, "num_clusters is 0", {"num_clusters": 0}),
         (TypeError, "weight is torch.int64", {"weight": ASSIGNMENT}),
+        (ValueError, "epsilon is -1e-06, it must be a number that is not negative", {"epsilon": -1e-6}),
+        (ValueError, "epsilon is nan", {"epsilon": torch.nan}),
+        (TypeError, "epsilon is a str, it must be a float", {"epsilon": "1e-6"}),
         (ValueError, r"weight has shape \[2, 6, 3\], it must be \[B, N\]", {"weight": X}),
     ],
 )

@@ -36,10 +36,10 @@ def test_slices_of_the_channels(C: int, dtype: torch.dtype) -> None:
     x, assignment, weight = torch.randn(2, 11, C).to(dtype) + 3, torch.randint(-1, 3, (2, 11)), torch.rand(2, 11) + 0.1
     grad = torch.randn(2, 3, C).to(dtype)
     with poisoned_memory():
-        actual = cluster_mean(x, assignment, 3, weight), *cluster_mean_backward(grad, x, assignment, weight)
+        actual = cluster_mean(x, assignment, 3, weight, 0.3), *cluster_mean_backward(grad, x, assignment, weight, 0.3)
     expected = (
-        reference.cluster_mean(x, assignment, 3, weight),
-        *reference.cluster_mean_backward(grad, x, assignment, weight),
+        reference.cluster_mean(x, assignment, 3, weight, 0.3),
+        *reference.cluster_mean_backward(grad, x, assignment, weight, 0.3),
     )
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
