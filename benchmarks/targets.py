@@ -81,6 +81,7 @@ DROPIN_TARGETS = {
     "tcformer-128x784x320-196-k5-fp32": TCFORMER,
     "tcformer-8x196x512-49-k5-fp32": TCFORMER,
     "tcformer-128x196x512-49-k5-fp32": TCFORMER,
+    "tcformer-32x192x512-48-k5-fp32": TCFORMER,
     "tcformer-64x192x512-48-k5-fp32": TCFORMER,
     "chat_univi-1x256x1024-64-k5-bf16": WIDE,
     "chat_univi-64x256x1024-64-k5-bf16": WIDE,

@@ -68,8 +68,8 @@ def of(page: str, project: str, *shape: int, dtype: torch.dtype = torch.float32,
     return DropinCase(page=page, used_by=project, b=b, n=n, c=c, clusters=clusters, k=k, dtype=dtype, **other)
 
 
-# TCFormer classifies 128 images a process, in training and evaluation, and learns poses (256 x 192 pixels) from 64.
-# Of 128 the copy's first stage would take 26 GB.
+# TCFormer classifies 128 images a process, in training and evaluation, learns poses (256 x 192 pixels) from 64 and finds
+# them in 32. Of 128 images the copy's first stage would take 26 GB.
 CASES = [
     of("tcformer", "TCFormer, stage 1", 1, 3136, 128, 784, 5, depth="quick"),
     of("tcformer", "TCFormer, stage 1", 8, 3136, 128, 784, 5),
@@ -78,6 +78,7 @@ CASES = [
     of("tcformer", "TCFormer, stage 3", 1, 196, 512, 49, 5),
     of("tcformer", "TCFormer, stage 3", 8, 196, 512, 49, 5),
     of("tcformer", "TCFormer, stage 3", 128, 196, 512, 49, 5),
+    of("tcformer", "TCFormer, poses, stage 3", 32, 192, 512, 48, 5),
     of("tcformer", "TCFormer, poses, stage 3", 64, 192, 512, 48, 5),
     of("chat_univi", "Chat-UniVi, image", 1, 256, 1024, 64, 5, dtype=HALF, depth="quick"),
     of("chat_univi", "Chat-UniVi, image", 1, 64, 1024, 32, 3, dtype=HALF),
