@@ -68,8 +68,8 @@ def of(page: str, project: str, *shape: int, dtype: torch.dtype = torch.float32,
     return DropinCase(page=page, used_by=project, b=b, n=n, c=c, clusters=clusters, k=k, dtype=dtype, **other)
 
 
-# TCFormer classifies 128 images a process, in training and evaluation, learns poses (256 x 192 pixels) from 64 and finds
-# them in 32. Of 128 images the copy's first stage would take 26 GB.
+# TCFormer classifies 128 images a process, in training and evaluation; poses (256 x 192 pixels) it learns from 64 and
+# finds in 32. Of 128 images the copy's first stage would take 26 GB.
 CASES = [
     of("tcformer", "TCFormer, stage 1", 1, 3136, 128, 784, 5, depth="quick"),
     of("tcformer", "TCFormer, stage 1", 8, 3136, 128, 784, 5),

@@ -22,8 +22,8 @@ struct RoundedRow {
   float reach, far;
 };
 
-// All null where no instruction multiplies bytes. Of pairs, n is a multiple of kPanel: points beyond the last have step 0 and square
-// infinity, whatever their products.
+// All null where no instruction multiplies bytes. Of pairs, n is a multiple of kPanel, or of half of it for lower_bounds: points beyond the
+// last have step 0 and square infinity, whatever their products.
 struct ByteKernels {
   // bytes[c] = (x[c] - offset[c]) / step to the nearest, step the largest magnitude / 127. No offset is one of 0
   RoundedPoint (*round)(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes);

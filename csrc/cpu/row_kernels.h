@@ -13,7 +13,7 @@ struct RowKernels {
   int64_t (*to_distances)(float* row, float square, const float* squares, int64_t n);
   // The places j of those entries, ascending; returns how many. There is room for n
   int64_t (*untrusted)(const float* row, float square, const float* squares, int64_t n, int32_t* places);
-  // to[j][i] = from[i][j]
+  // to[j][i] = from[i][j], rows and columns being multiples of half a panel
   void (*transpose)(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride);
   // The largest finite entry
   float (*largest)(const float* row, int64_t n);

@@ -36,8 +36,8 @@ def cluster_mean(
         backend: "auto" or a backend's name.
 
     Returns:
-        [B, num_clusters, C] in the dtype of x, summed in float64 if x or weight is, else in float32; 0 where no member
-        has weight, and epsilon is 0 or there is no member.
+        [B, num_clusters, C] in the dtype of x, summed in float64 if x or weight is, else in float32; 0 for a cluster
+        without members, or whose weight and epsilon add up to 0.
 
     Memory: Triton lists the members, 4 B N bytes and 8 for each cluster; the gradient of weight adds a float32 for each
         point and 512 channels (256 in float32).
