@@ -60,17 +60,20 @@ def check_int(name: str, value: object, low: int, high: int | None = None, limit
         raise ValueError(f"{name} is {value}, it must be at most {high}, {limit}")
 
 
-def check_positive(name: str, value: object) -> None:
+def check_float(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float | torch.SymInt | torch.SymFloat):
         raise TypeError(f"{name} is a {type(value).__name__}, it must be a float")
-    if not 0 < value < float("inf"):
+
+
+def check_positive(name: str, value: float) -> None:
+    check_float(name, value)
+    if not 0 < value < math.inf:
         raise ValueError(f"{name} is {value}, it must be a positive number")
 
 
-def check_not_negative(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float | torch.SymInt | torch.SymFloat):
-        raise TypeError(f"{name} is a {type(value).__name__}, it must be a float")
-    if not 0 <= value < float("inf"):
+def check_not_negative(name: str, value: float) -> None:
+    check_float(name, value)
+    if not 0 <= value < math.inf:
         raise ValueError(f"{name} is {value}, it must be a number that is not negative")
 
 

@@ -24,11 +24,10 @@ def merge_dict(
 ) -> dict[str, Any]:
     """The dictionary form: maps the original tokens (idx_token [B, N0], agg_weight [B, N0, 1]) to the merged ones."""
     x = token_dict["x"]
-    num_clusters = operator.index(num_clusters)
     merged = merge(x, labels, num_clusters, weight)
     weights = x.new_ones(*labels.shape, 1) if weight is None else weight
     weights = weights.to(score_dtype(weights))
-    total = weights.new_full((len(x), num_clusters, 1), EPSILON).scatter_add(1, labels.unsqueeze(-1), weights)
+    total = weights.new_full((*merged.shape[:2], 1), EPSILON).scatter_add(1, labels.unsqueeze(-1), weights)
     share = weights / total.gather(1, labels.unsqueeze(-1))  # w_i / W_c
     share = share.to(x.dtype if weight is None else weight.dtype)
     original = token_dict["idx_token"].to(labels.device).expand(len(labels), -1)  # Chat-UniVi keeps it on the CPU

@@ -67,7 +67,7 @@ def dpc_knn(
     to 1,024 points, 16 k at least (k up to 16), with 2^16 to 2^22 numbers, all bounds are kept: 4 MiB and a byte a
     channel, unless on eight rows more than one in 5 (10 beyond 2^19 numbers) is worth it. Of 33 channels or more and
     512 points (4,096 beyond 2^23 numbers), 64 k at least, a byte a channel, at most 64 MiB a thread, and up to 25 MiB,
-    unless on sixteen rows more than one in 12 (64 beyond 2^23 numbers) is.
+    unless on sixteen rows more than one in 12 (64 beyond 2^23 numbers) is. A thread keeps its bytes till the end.
     The CUDA kernel (bfloat16 and float16, at most 256 points, 64 clusters and 16 neighbours, C a multiple of 8) takes
     nothing but a copy of x where its points do not lie in 16-byte pieces: distances stay in shared memory.
     Triton keeps 8 bytes for each neighbour of at most 256 points; beyond, all products of up to 8,192 points of many

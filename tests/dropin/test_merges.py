@@ -64,6 +64,19 @@ def test_weights_that_would_make_whole_clusters_nan_are_refused(bad):
         ours("chat_univi").merge_tokens(first_tokens(torch.randn(1, 30, 8)), labels(1, 30, 4), 4, weight)
 
 
+def test_weights_in_half_precision_may_add_up_to_infinity():
+    tokens, assigned = first_tokens(torch.randn(1, 30, 8)), labels(1, 30, 4)
+    weight = torch.full((1, 30, 1), 60_000, dtype=torch.float16)
+    assert weight.sum() == torch.inf
+    merged = ours("tcformer").merge_tokens(tokens, assigned, 4, weight)["x"]
+    torch.testing.assert_close(merged, ours("tcformer").merge_tokens(tokens, assigned, 4)["x"])
+
+
+def test_the_number_of_tokens_is_the_one_given():
+    tokens, number = first_tokens(torch.randn(1, 30, 8)), torch.tensor(4)
+    assert ours("hbi").merge_tokens(tokens, labels(1, 30, 4), number)["token_num"] is number
+
+
 @pytest.mark.parametrize("no_beta", ["0", "1"])
 def test_holitom_mix_with_and_without_beta(no_beta, monkeypatch):
     monkeypatch.setenv("NO_BETA", no_beta)
