@@ -16,6 +16,8 @@ PACKAGE_FILES := $(BUILD_FILES) MANIFEST.in $(shell find dynfocus dynfocus_ops -
 
 # Two test processes with default threads slow each other down many times.
 export OMP_WAIT_POLICY := PASSIVE
+# A crash says in which line, also after the last test, while Python takes down what the tests have loaded.
+export PYTHONFAULTHANDLER := 1
 
 .PHONY: install demo test lint bench sanitize aot gpu clean
 .DELETE_ON_ERROR:
