@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.dropin_pages import PLACE, fill, main
+from benchmarks.report import RESULTS
+from benchmarks.results import load
 
 from .documents import read_run, write_run
 
@@ -56,3 +58,9 @@ def test_each_page_has_a_place_of_its_own_name() -> None:
     for page in DOCS.glob("*.md"):
         if page.name != "README.md":
             assert [place[2] for place in PLACE.finditer(page.read_text())] == [page.stem]
+
+
+def test_the_pages_show_the_kept_run() -> None:
+    run = load(RESULTS / "amd-epyc-zen4-one-core-drop-ins.json")
+    for page in DOCS.glob("*.md"):
+        assert fill(page.read_text(), run) == page.read_text(), page.name

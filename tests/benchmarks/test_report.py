@@ -1,14 +1,16 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from benchmarks import report
-from benchmarks.report import main
+from benchmarks.report import RESULTS, main
 from benchmarks.results import load
 from benchmarks.tables import duration, growth_exponent, size, targets_table
 from benchmarks.targets import GROWTH
 from tests.benchmarks.documents import Times, read_run, write_run
 
+DOCS = Path(os.environ.get("DYNFOCUS_SOURCE", Path(__file__).parents[2])) / "docs"
 PEERS = {
     "research": [2.0, 2.2],
     "compiled, top-k": [0.5, 0.5],
@@ -41,6 +43,11 @@ def test_the_page_and_its_plots(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert f"](benchmarks-{name}.png)" in text
         assert (tmp_path / "docs" / f"benchmarks-{name}.png").read_bytes().startswith(b"\x89PNG")
     assert load(tmp_path / "kept.json").cases.keys() == TIMES.keys()
+
+
+def test_the_page_shows_the_kept_run_and_what_is_known_of_its_misses(tmp_path: Path) -> None:
+    main([str(RESULTS / "amd-epyc-zen4-2-cores.json"), "--out", str(tmp_path)])
+    assert (tmp_path / "benchmarks.md").read_text() == (DOCS / "benchmarks.md").read_text()
 
 
 def test_a_row_against_its_targets(tmp_path: Path) -> None:
