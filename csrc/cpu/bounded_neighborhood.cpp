@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "listed_neighborhood.h"
 #include "parallel.h"
@@ -31,8 +32,14 @@ constexpr int64_t kFewBeyond = 8;
 // Rows that are bounded at a time: with whole panels, more of the square on the diagonal would be computed twice.
 constexpr int64_t kHalf = kPanel / 2;
 
+// What rounding takes from two points is as good as perpendicular to their difference, in so many dimensions: they are hardly farther
+// apart than the rounded ones, whose distance is beyond its bound by both errors, likely twice a point's own, and some. Where that is
+// wrong, it costs time.
+constexpr float kLikely = 2.2f;
+
 // Points rounded to bytes bound all squared distances from below. A bound gives way to the exact entry, from differences, only where it
-// may be the answer: the most promising first, until no bound is better than what is exact. No answer's bits depend on which are.
+// may be the answer: those within a likely reach first, then, if that was too short, within the reach of what is exact. No answer's bits
+// depend on which are.
 class BoundedNeighborhood final : public ListedNeighborhood {
  public:
   BoundedNeighborhood(const SquaredDistances& distances, int64_t count, int64_t k, Scratch& scratch)
@@ -42,6 +49,7 @@ class BoundedNeighborhood final : public ListedNeighborhood {
         rows_to_a_task_(std::max(kRows, (count - 1) / scratch.num_threads + 1)),
         rounded_(distances, count, scratch.bytes),
         squared_(scratch.squared.reserve(stride_ * stride_)),
+        reaches_(stride_),
         largest_of_row_(count) {}
 
   bool pays() {
@@ -49,8 +57,11 @@ class BoundedNeighborhood final : public ListedNeighborhood {
     for (int64_t i = 0; i < count_; ++i) error_ = std::max(error_, rounded_.point(i).error);
     if (paneled_ < count_) bound(paneled_, 0, count_);
     for (int64_t i = 0; i < kPanel; i += kHalf) bound(i, i, paneled_);
-    State state(std::max(k_, kProbedLength));
-    find_nearest({0, kProbes, kPanel / kProbes}, state, [](int64_t, const Smallest&) {});
+    const int64_t length = std::max(k_, kProbedLength);
+    find_reaches(0, length);
+    State state;
+    for (int64_t i = 0; i < kPanel; i += kPanel / kProbes) state.add(i, reaches_[i]);
+    find_nearest(state, length, [](int64_t, const Smallest&) {});
     return state.num_computed * one_of(count_ * distances_.channels()) <= kProbes * count_;
   }
 
@@ -60,13 +71,12 @@ class BoundedNeighborhood final : public ListedNeighborhood {
       const int64_t first = kPanel + task * kHalf;
       bound(first, first, paneled_);
     });
-    const auto make_state = [&] { return State(lists_.length()); };
-    for_each_task((count_ - 1) / rows_to_a_task_ + 1, pairs + 16 * count_ * channels, make_state, [&](int64_t task, State& state) {
+    for_each_task(stride_ / kPanel, pairs, [] { return 0; }, [&](int64_t task, int) { find_reaches(task * kPanel, lists_.length()); });
+    for_each_task((count_ - 1) / rows_to_a_task_ + 1, pairs + 16 * count_ * channels, [] { return State(); }, [&](int64_t task, State& state) {
       const int64_t end = std::min(count_, (task + 1) * rows_to_a_task_);
       for (int64_t i = task * rows_to_a_task_; i < end; i += kRows) {
-        find_nearest({i, std::min(kRows, end - i), 1}, state, [&](int64_t row, const Smallest& nearest) {
-          lists_.set(row, nearest.values(), nearest.places());
-        });
+        for (int64_t row = i; row < std::min(end, i + kRows); ++row) state.add(row, reaches_[row]);
+        find_nearest(state, lists_.length(), [&](int64_t row, const Smallest& nearest) { lists_.set(row, nearest.values(), nearest.places()); });
       }
     });
     largest_ = find_largest();
@@ -78,38 +88,47 @@ class BoundedNeighborhood final : public ListedNeighborhood {
     for (size_t at = 0; at < others.size(); ++at) place[others[at]] = static_cast<int32_t>(at);
     const int64_t num_points = static_cast<int64_t>(points.size()), tasks = (num_points + kRows - 1) / kRows;
     const double work = static_cast<double>(num_points * (count_ + 4 * distances_.channels()));
-    for_each_task(tasks, work, [] { return 0; }, [&](int64_t task, int) {
+    for_each_task(tasks, work, [] { return State(); }, [&](int64_t task, State& state) {
       for (int64_t p = task * kRows; p < std::min(num_points, (task + 1) * kRows); ++p) {
-        const int64_t i = points[p];
-        float least = kInfinity;
-        for (int32_t end = static_cast<int32_t>(limit(i)); end > 0;) {  // of equals, all that come before
-          const int64_t j = kernels_.nearest_before(row(i), place.data(), end, stride_);
-          if (place[j] >= end || std::abs(row(i)[j]) > least) break;
-          if (make_exact(i, j)) continue;
-          body(i, row(i) + j, place[j], 1);
-          least = row(i)[j];
-          end = place[j];
-        }
+        const int64_t i = points[p], j = kernels_.nearest_before(row(i), place.data(), static_cast<int32_t>(limit(i)), stride_);
+        if (place[j] < limit(i)) state.add(i, std::signbit(row(i)[j]) ? likely(-row(i)[j], i) : row(i)[j]);
       }
+      const auto find = [&](int64_t i, float& reach, int32_t* places) {
+        return kernels_.at_most_before(row(i), reach, place.data(), static_cast<int32_t>(limit(i)), stride_, places);
+      };
+      make_exact(state, {}, find, [&](int64_t i, const int32_t* places, int64_t count) {
+        float least = kInfinity;
+        for (int64_t at = 0; at < count; ++at) {
+          const int32_t j = places[at];
+          body(i, row(i) + j, place[j], 1);
+          least = std::min(least, row(i)[j]);
+        }
+        return least;
+      });
     });
   }
 
  private:
-  struct Rows {
-    int64_t first, count, step;
-    int64_t operator[](int64_t r) const { return first + r * step; }
-  };
-
   // What one thread works with.
   struct State {
-    explicit State(int64_t length) : nearest(length) {}
-    Smallest nearest;
-    float reach[kRows];           // of each row
+    void add(int64_t row, float reach) {
+      rows[num_rows] = row;
+      reaches[num_rows++] = reach;
+    }
+
+    int64_t num_rows = 0;
+    int64_t rows[kRows];
+    float reaches[kRows];         // of each row
     int64_t ends[kRows + 1];      // of each row's places
     std::vector<int32_t> places;  // of its entries within reach
     std::vector<Pair> pairs;      // those among them that were bounds
     std::vector<float> squared;   // what they are
     int64_t num_computed = 0;
+  };
+
+  struct Range {
+    int64_t first, last;
+    bool has(int64_t i) const { return first <= i && i < last; }
   };
 
   float* row(int64_t i) const { return squared_ + i * stride_; }
@@ -137,41 +156,61 @@ class BoundedNeighborhood final : public ListedNeighborhood {
   // The first of row i's places whose bounds largest_of_row_ knows; the others are another row's, too.
   int64_t first_place(int64_t i) const { return i < paneled_ ? i : 0; }
 
-  // Computes an entry that is a bound; false if it is none.
-  bool make_exact(int64_t i, int64_t j) const {
-    if (!std::signbit(row(i)[j])) return false;
-    row(i)[j] = distances_.from_differences(i, j);
-    return true;
+  // Of row i, what an entry with this bound hardly exceeds.
+  float likely(float bound, int64_t i) const {
+    const float distance = std::sqrt(bound) + kLikely * rounded_.point(i).error;
+    return distance * distance;
   }
 
-  // Calls body(i, nearest) for each of up to kRows rows.
+  // How far the k-th smallest entry of each of kPanel rows is likely to be.
+  void find_reaches(int64_t i, int64_t k) {
+    bytes_.kth_of_columns(row(0) + i, stride_, count_, k, &reaches_[i]);
+    for (int64_t r = i; r < std::min(i + kPanel, count_); ++r) reaches_[r] = likely(reaches_[r], r);
+  }
+
+  // Calls body(i, nearest) for each of the state's rows with its k nearest, the last time with what they are indeed.
   template <class Body>
-  void find_nearest(Rows rows, State& state, const Body& body) const {
-    // As many bounds as there are to be nearest are within reach. Once those are exact, no nearest one is farther than the k-th of them.
-    for (int64_t r = 0; r < rows.count; ++r) state.reach[r] = kernels_.kth_group_minimum(row(rows[r]), stride_, state.nearest.k());
-    for (const bool is_last : {false, true}) {
-      make_exact_within_reach(rows, state);
-      for (int64_t r = 0; r < rows.count; ++r) {
-        const int64_t num_places = state.ends[r + 1] - state.ends[r];
-        if (is_last && num_places == state.nearest.k()) continue;  // the same that are listed
-        state.nearest.choose(row(rows[r]), &state.places[state.ends[r]], num_places);
-        state.reach[r] = state.nearest.values()[state.nearest.k() - 1];
-        body(rows[r], state.nearest);
+  void find_nearest(State& state, int64_t k, const Body& body) const {
+    Smallest nearest(k);
+    const auto find = [&](int64_t i, float& reach, int32_t* places) {
+      const int64_t found = kernels_.at_most(row(i), reach, stride_, places);
+      if (found >= k) return found;
+      reach = kernels_.kth_group_minimum(row(i), stride_, k);  // entries have become larger than their bounds
+      return kernels_.at_most(row(i), reach, stride_, places);
+    };
+    const int64_t first = state.rows[0] / rows_to_a_task_ * rows_to_a_task_;
+    make_exact(state, {first, first + rows_to_a_task_}, find, [&](int64_t i, const int32_t* places, int64_t count) {
+      nearest.choose(row(i), places, count);
+      body(i, nearest);
+      return nearest.values()[k - 1];
+    });
+  }
+
+  // Makes exact what is within reach of the state's rows: find(i, reach, places) writes where that is and returns how much. Then use(i,
+  // places, count) returns how far what it looks for is now known to be: should that be beyond reach, both are called once more. Mirror
+  // images are written to `own` rows, which no other thread works with. Leaves the state without rows.
+  template <class Find, class Use>
+  void make_exact(State& state, Range own, const Find& find, const Use& use) const {
+    while (state.num_rows > 0) {
+      make_exact_within_reach(state, own, find);
+      const int64_t num_rows = std::exchange(state.num_rows, 0);
+      for (int64_t r = 0; r < num_rows; ++r) {
+        const float needed = use(state.rows[r], &state.places[state.ends[r]], state.ends[r + 1] - state.ends[r]);
+        if (needed > state.reaches[r]) state.add(state.rows[r], needed);
       }
     }
   }
 
-  // Computes what is within reach of these rows, and writes mirror images to the rows of the same task. All pairs at once: the next ones
-  // are read while one is added up.
-  void make_exact_within_reach(Rows rows, State& state) const {
-    const int64_t first = rows.first / rows_to_a_task_ * rows_to_a_task_, last = first + rows_to_a_task_;
+  // All pairs at once: the next ones are read while one is added up.
+  template <class Find>
+  void make_exact_within_reach(State& state, Range own, const Find& find) const {
     int64_t num_places = 0, num_pairs = 0;
-    for (int64_t r = 0; r < rows.count; ++r) {
-      const int64_t i = rows[r];
+    for (int64_t r = 0; r < state.num_rows; ++r) {
+      const int64_t i = state.rows[r];
       state.ends[r] = num_places;
       if (static_cast<int64_t>(state.places.size()) < num_places + stride_) state.places.resize(2 * num_places + stride_);
       int32_t* const places = &state.places[num_places];
-      const int64_t found = kernels_.at_most(row(i), state.reach[r], stride_, places);
+      const int64_t found = find(i, state.reaches[r], places);
       num_places += found;
       if (static_cast<int64_t>(state.pairs.size()) < num_pairs + found) state.pairs.resize(2 * (num_pairs + found));
       for (int64_t at = 0; at < found; ++at) {
@@ -180,16 +219,16 @@ class BoundedNeighborhood final : public ListedNeighborhood {
         num_pairs += std::signbit(row(i)[j]);
         const float claimed = std::abs(row(i)[j]);  // no other row need compute it
         row(i)[j] = claimed;
-        if (j >= first && j < last) row(j)[i] = claimed;
+        if (own.has(j)) row(j)[i] = claimed;
       }
     }
-    state.ends[rows.count] = num_places;
+    state.ends[state.num_rows] = num_places;
     state.squared.resize(num_pairs);
     distances_.from_differences(state.pairs.data(), num_pairs, state.squared.data());
     for (int64_t p = 0; p < num_pairs; ++p) {
       const auto [i, j] = state.pairs[p];
       row(i)[j] = state.squared[p];
-      if (j >= first && j < last) row(j)[i] = state.squared[p];
+      if (own.has(j)) row(j)[i] = state.squared[p];
     }
     state.num_computed += num_pairs;
   }
@@ -209,8 +248,7 @@ class BoundedNeighborhood final : public ListedNeighborhood {
       for (int64_t j = first_place(i); j < count_; ++j) {
         const float distance = upper_bound(std::abs(row(i)[j]), errors);
         if (distance * distance < most) continue;
-        make_exact(i, j);
-        most = std::max(most, row(i)[j]);
+        most = std::max(most, std::signbit(row(i)[j]) ? distances_.from_differences(i, j) : row(i)[j]);
       }
     }
     return most;
@@ -219,6 +257,7 @@ class BoundedNeighborhood final : public ListedNeighborhood {
   const int64_t stride_, paneled_, rows_to_a_task_;
   const RoundedSample rounded_;
   float* const squared_;               // [stride][stride]: entries, or bounds of them as negative numbers; infinity beyond the last point
+  std::vector<float> reaches_;         // of each row: its nearest are likely within
   std::vector<float> largest_of_row_;  // bound, from its first_place on
   float error_ = 0.0f;                 // the largest of the points' own
   const RowKernels& kernels_ = row_kernels();

@@ -16,6 +16,12 @@ struct RoundedPoints {
   const float *steps, *errors, *squares, *reaches;
 };
 
+// Where a panel's points go.
+struct RoundedPanel {
+  float *steps, *errors, *squares;
+  int32_t* sums_of_bytes;
+};
+
 // The point i of a row of pairs (i, j).
 struct RoundedRow {
   RoundedPoint point;
@@ -25,8 +31,10 @@ struct RoundedRow {
 // All null where no instruction multiplies bytes. Of pairs, n is a multiple of kPanel, or of half of it for lower_bounds: points beyond the
 // last have step 0 and square infinity, whatever their products.
 struct ByteKernels {
-  // bytes[c] = (x[c] - offset[c]) / step to the nearest, step the largest magnitude / 127. No offset is one of 0
-  RoundedPoint (*round)(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes);
+  // bytes[p * stride + c] = (points[p][c] - offset[c]) / step to the nearest, step the largest magnitude / 127, for p < count <= kPanel.
+  // No offset is one of 0
+  void (*round)(const float* const* points, int64_t count, const float* offset, int64_t n, int8_t* bytes, int64_t stride,
+                const RoundedPanel& to);
   // Of panels [depth][kPanel], four bytes a place: sums[i][j] = start[i] + product of rows' point i with columns' point j plus 128, for
   // i < num_rows and j < num_columns, both rounded up to the registers'; without start, added to sums. From -128 times the sum of point
   // i's bytes the sums come to its products with j itself.
@@ -35,6 +43,8 @@ struct ByteKernels {
   // -to[j] = what the squared distance of a pair is at least, beyond the last point 0; returns the largest. `to` may be the products' own
   // memory
   float (*lower_bounds)(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, float* to);
+  // to[j] = of the magnitudes in column j of n rows, for kPanel columns, about the k-th smallest, and no less; k <= kFew
+  void (*kth_of_columns)(const float* rows, int64_t stride, int64_t n, int64_t k, float* to);
   // At least k of the n pairs of `point` have a distance of at most this, and not many more; k <= kPanel
   float (*kth_upper_bound)(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, int64_t k);
   // The places j of pairs that may be within reach, or as far apart as row.far, ascending, points beyond the last maybe among them;

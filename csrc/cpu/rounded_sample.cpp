@@ -29,20 +29,16 @@ RoundedSample::RoundedSample(const SquaredDistances& distances, int64_t count, F
 
 void RoundedSample::pack(const SquaredDistances& distances, int64_t first, int64_t count, std::vector<uint16_t>& pairs) {
   pairs.resize(kPanel * 2 * depth_);  // 0 beyond the channels; what is beyond the last point tells nothing
-  const uint16_t* points[kPanel];
+  const float* points[kPanel];
+  const uint16_t* rounded[kPanel];
   for (int64_t p = 0; p < kPanel; ++p) {
-    points[p] = &pairs[p * 2 * depth_];
-    if (p >= count) continue;
-    const int64_t i = first + p;
-    int8_t* bytes = reinterpret_cast<int8_t*>(&pairs[p * 2 * depth_]);
-    int32_t sum_of_bytes;
-    const RoundedPoint point = kernels_.round(distances.in_place(i), distances.offset(), distances.channels(), bytes, &sum_of_bytes);
-    steps_[i] = point.step;
-    errors_[i] = point.error;
-    squares_[i] = point.square;
-    starts_[i] = -128 * sum_of_bytes;
+    if (p < count) points[p] = distances.in_place(first + p);
+    rounded[p] = &pairs[p * 2 * depth_];
   }
-  panel_kernels().pack_pairs(points, 2 * depth_, reinterpret_cast<float*>(&panels_[first * depth_]));
+  kernels_.round(points, count, distances.offset(), distances.channels(), reinterpret_cast<int8_t*>(pairs.data()), 4 * depth_,
+                 {&steps_[first], &errors_[first], &squares_[first], &starts_[first]});
+  for (int64_t i = first; i < first + count; ++i) starts_[i] *= -128;
+  panel_kernels().pack_pairs(rounded, 2 * depth_, reinterpret_cast<float*>(&panels_[first * depth_]));
 }
 
 int64_t RoundedSample::longest() const {

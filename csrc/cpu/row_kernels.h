@@ -20,6 +20,8 @@ struct RowKernels {
   // The places j with |row[j]| <= limit, or row[j] <= limits[j], ascending; returns how many. There is room for n
   int64_t (*at_most)(const float* row, float limit, int64_t n, int32_t* places);
   int64_t (*at_most_each)(const float* row, const float* limits, int64_t n, int32_t* places);
+  // Likewise those with |row[j]| <= limit and rank[j] < own_rank
+  int64_t (*at_most_before)(const float* row, float limit, const int32_t* rank, int32_t own_rank, int64_t n, int32_t* places);
   // With the entries' magnitudes in kPanel groups, those of group w at j % kPanel = w, one of the groups' smallest: at least the k-th
   // smallest of those, k <= kPanel, and seldom more; infinity if fewer are finite
   float (*kth_group_minimum)(const float* row, int64_t n, int64_t k);

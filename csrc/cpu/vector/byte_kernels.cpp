@@ -1,6 +1,7 @@
 #include "../byte_kernels.h"
 
 #include "../panel_kernels.h"
+#include "../row_kernels.h"
 #include "../variants.h"
 #include "lanes.h"
 
@@ -22,6 +23,8 @@ constexpr float kInfinity = __builtin_inff();
 // of a step too, which up to 2^30 then multiplies.
 constexpr float kSumError = 0x1p-10f, kSquareError = 0x1p-20f, kUnderflow = 0x1p-46f;
 
+inline __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>(count < kLanes ? (1u << count) - 1u : 0xffffu); }
+
 template <bool kIsShifted>
 float largest_magnitude(const float* x, const float* offset, int64_t n) {
   Vector most = {};
@@ -38,20 +41,25 @@ float largest_magnitude(const float* x, const float* offset, int64_t n) {
   return largest;
 }
 
+// Of one point: the rest's square, the sum of the bytes' squares, and of the bytes.
+struct Rounded {
+  float rest_square;
+  int32_t byte_square, sum_of_bytes;
+};
+
 template <bool kIsShifted>
-RoundedPoint round_from(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes) {
-  const float step = largest_magnitude<kIsShifted>(x, offset, n) / 127.0f, per_step = step >= 0x1p-126f ? 1.0f / step : 0.0f;
+inline Rounded round_one(const float* x, const float* offset, int64_t n, float step, float per_step, int8_t* bytes, const float* ahead) {
   Vector rest_square = {};
   for (int64_t c = 0; c < n; c += kLanes) {
-    const __mmask16 valid = n - c < kLanes ? static_cast<__mmask16>((1u << (n - c)) - 1u) : static_cast<__mmask16>(-1);
+    const __mmask16 valid = first_lanes(n - c);
     Vector y = (Vector)_mm512_maskz_loadu_ps(valid, x + c);
     if (kIsShifted) y -= (Vector)_mm512_maskz_loadu_ps(valid, offset + c);
-    __builtin_prefetch(x + 2 * n + c);  // the next point but one, where points follow each other
+    __builtin_prefetch(ahead + c);
     const __m512i nearest = _mm512_cvtps_epi32((__m512)(y * per_step));  // beyond a byte only if the step is not finite
     const Vector rest = y - step * (Vector)_mm512_cvtepi32_ps(nearest);
     rest_square += rest * rest;
     const __m128i packed = _mm512_cvtepi32_epi8(nearest);
-    if (valid == static_cast<__mmask16>(-1)) {
+    if (valid == first_lanes(kLanes)) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + c), packed);
     } else {
       _mm_mask_storeu_epi8(bytes + c, valid, packed);
@@ -64,16 +72,45 @@ RoundedPoint round_from(const float* x, const float* offset, int64_t n, int8_t* 
     sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), some);
     byte_square = _mm512_dpbusd_epi32(byte_square, magnitudes, magnitudes);
   }
-  *sum_of_bytes = _mm512_reduce_add_epi32(sum);
-  const float square = step * step * static_cast<float>(_mm512_reduce_add_epi32(byte_square));
-  const float rests = __builtin_sqrtf(_mm512_reduce_add_ps((__m512)rest_square));
-  // The subtraction of the offset has rounded y, too.
-  const float error = rests * (1.0f + kSumError) + (__builtin_sqrtf(square) + rests) * 0x1p-22f + kUnderflow;
-  return {step, error, square};
+  return {_mm512_reduce_add_ps((__m512)rest_square), _mm512_reduce_add_epi32(byte_square), _mm512_reduce_add_epi32(sum)};
 }
 
-RoundedPoint round(const float* x, const float* offset, int64_t n, int8_t* bytes, int32_t* sum_of_bytes) {
-  return (offset == nullptr ? round_from<false> : round_from<true>)(x, offset, n, bytes, sum_of_bytes);
+// A few points together, step by step: what each step ends with takes long, and the next point need not wait for it. They and the next few,
+// which are fetched meanwhile, stay in the first cache.
+template <bool kIsShifted>
+void round_from(const float* const* points, int64_t count, const float* offset, int64_t n, int8_t* bytes, int64_t stride,
+                const RoundedPanel& to) {
+  constexpr int64_t kMostTogether = 4, kNear = 2048;
+  const int64_t together = n * kMostTogether <= kNear ? kMostTogether : n < kNear ? kNear / n : 1;
+  float steps[kPanel] = {}, rest_squares[kPanel] = {}, byte_squares[kPanel] = {};
+  for (int64_t first = 0; first < count; first += together) {
+    const int64_t last = first + together < count ? first + together : count;
+    float per_step[kMostTogether];
+    for (int64_t p = first; p < last; ++p) steps[p] = largest_magnitude<kIsShifted>(points[p], offset, n) / 127.0f;
+    for (int64_t p = first; p < last; ++p) per_step[p - first] = steps[p] >= 0x1p-126f ? 1.0f / steps[p] : 0.0f;
+    for (int64_t p = first; p < last; ++p) {
+      const float* ahead = points[p + together < count ? p + together : count - 1];
+      const Rounded rounded = round_one<kIsShifted>(points[p], offset, n, steps[p], per_step[p - first], bytes + p * stride, ahead);
+      rest_squares[p] = rounded.rest_square;
+      byte_squares[p] = static_cast<float>(rounded.byte_square);
+      to.sums_of_bytes[p] = rounded.sum_of_bytes;
+    }
+  }
+  for (int64_t p = 0; p < count; p += kLanes) {
+    const __mmask16 valid = first_lanes(count - p);
+    const Vector step = load(steps + p), square = step * step * load(byte_squares + p);
+    const Vector rests = (Vector)_mm512_sqrt_ps((__m512)load(rest_squares + p)), length = (Vector)_mm512_sqrt_ps((__m512)square);
+    // The subtraction of the offset has rounded y, too.
+    const Vector error = rests * (1.0f + kSumError) + (length + rests) * 0x1p-22f + kUnderflow;
+    _mm512_mask_storeu_ps(to.steps + p, valid, (__m512)step);
+    _mm512_mask_storeu_ps(to.errors + p, valid, (__m512)error);
+    _mm512_mask_storeu_ps(to.squares + p, valid, (__m512)square);
+  }
+}
+
+void round(const float* const* points, int64_t count, const float* offset, int64_t n, int8_t* bytes, int64_t stride,
+           const RoundedPanel& to) {
+  (offset == nullptr ? round_from<false> : round_from<true>)(points, count, offset, n, bytes, stride, to);
 }
 
 // The instruction takes bytes from 0 to 255 on one side: those of the columns, plus 128.
@@ -122,20 +159,20 @@ void add_products(const int32_t* rows, int64_t num_rows, const int32_t* columns,
 // |z_i|^2 + |z_j|^2 - 2 z_i.z_j of the rounded points z, at least and at most; and error_i + error_j.
 struct Pairs {
   Pairs(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns)
-      : products_(products), columns_(columns), square_(broadcast(point.square)), twice_step_(broadcast(2.0f * point.step)),
-        error_(broadcast(point.error)) {}
+      : products_(products), steps_(columns.steps), errors_(columns.errors), squares_(columns.squares), square_(broadcast(point.square)),
+        twice_step_(broadcast(2.0f * point.step)), error_(broadcast(point.error)) {}
 
   void squares(int64_t j, Vector& least, Vector& most) const {
     const Vector product = (Vector)_mm512_cvtepi32_ps((__m512i)load(products_ + j));
-    const Vector sum = load(columns_.squares + j) + square_, twice = load(columns_.steps + j) * twice_step_ * product;
+    const Vector sum = load(squares_ + j) + square_, twice = load(steps_ + j) * twice_step_ * product;
     least = sum * (1.0f - kSquareError) - twice;
     most = sum * (1.0f + kSquareError) - twice;
   }
-  Vector errors(int64_t j) const { return load(columns_.errors + j) + error_; }
+  Vector errors(int64_t j) const { return load(errors_ + j) + error_; }
 
  private:
   const int32_t* const products_;
-  const RoundedPoints columns_;
+  const float *const steps_, *const errors_, *const squares_;  // read one by one, as they have just been written: at once takes longer
   const Vector square_, twice_step_, error_;
 };
 
@@ -164,6 +201,35 @@ float lower_bounds(const int32_t* products, const RoundedPoint& point, const Rou
     store(to + j, -(bound * bound));
   }
   return _mm512_reduce_max_ps((__m512)largest);
+}
+
+// Down the columns, as many at a time as there are lanes: in sorted order, what is least so far. The places of a group lie apart, as points
+// near each other are often a row of patches.
+template <int64_t k>
+void kth_of_few_columns(const float* rows, int64_t stride, int64_t n, float* to) {
+  constexpr int64_t kGroups = 64;
+  Vector least[k];
+#pragma GCC unroll 16
+  for (int64_t at = 0; at < k; ++at) least[at] = broadcast(kInfinity);
+  for (int64_t group = 0; group < kGroups; ++group) {
+    Vector next = broadcast(kInfinity);
+    for (int64_t i = group; i < n; i += kGroups) next = smaller((Vector)_mm512_abs_ps((__m512)load(rows + i * stride)), next);
+#pragma GCC unroll 16
+    for (int64_t at = 0; at < k; ++at) {
+      const Vector rest = larger(next, least[at]);
+      least[at] = smaller(next, least[at]);
+      next = rest;
+    }
+  }
+  store(to, least[k - 1]);
+}
+
+template <int64_t least_k = 1>
+void kth_of_columns(const float* rows, int64_t stride, int64_t n, int64_t k, float* to) {
+  if constexpr (least_k < kFew) {
+    if (k > least_k) return kth_of_columns<least_k + 1>(rows, stride, n, k, to);
+  }
+  for (int64_t j = 0; j < kPanel; j += kLanes) kth_of_few_columns<least_k>(rows + j, stride, n, to + j);
 }
 
 // Of the pairs in kPanel groups, each group's least upper bound: the k-th smallest of those. A group takes another lane at each step, as
@@ -221,12 +287,12 @@ int64_t notable(const int32_t* products, const RoundedRow& row, const RoundedPoi
 
 }  // namespace vector
 
-DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, vector::round, vector::add_products, vector::lower_bounds, vector::kth_upper_bound,
-                        vector::notable)
+DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, vector::round, vector::add_products, vector::lower_bounds,
+                        vector::kth_of_columns<>, vector::kth_upper_bound, vector::notable)
 
 #else
 
-DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, nullptr, nullptr, nullptr, nullptr, nullptr)
+DYNFOCUS_DEFINE_VARIANT(ByteKernels, byte_kernels, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr)
 
 #endif
 

@@ -141,6 +141,15 @@ int64_t at_most_each(const float* row, const float* limits, int64_t n, int32_t* 
   return count;
 }
 
+int64_t at_most_before(const float* row, float limit, const int32_t* rank, int32_t own_rank, int64_t n, int32_t* places) {
+  int64_t count = 0;
+  for (int64_t j = 0; j < n; j += kLanes) {
+    const Ints is_before = load(rank + j) < own_rank;
+    count = append(at_most(magnitude(load(row + j)), broadcast(limit)) & as_truth(is_before), j, places, count);
+  }
+  return count;
+}
+
 float kth_group_minimum(const float* row, int64_t n, int64_t k) {
   constexpr int64_t kVectors = kPanel / kLanes;
   Vector least[kVectors];
@@ -252,6 +261,7 @@ void keep_smaller(const float* row, int32_t own_label, int64_t n, float* best, i
 }  // namespace vector
 
 DYNFOCUS_DEFINE_VARIANT(RowKernels, row_kernels, vector::to_distances, vector::untrusted, vector::transpose, vector::largest,
-                        vector::at_most, vector::at_most_each, vector::kth_group_minimum, vector::sort_few, vector::all_finite, vector::nearest_before, vector::keep_smaller)
+                        vector::at_most, vector::at_most_each, vector::at_most_before, vector::kth_group_minimum, vector::sort_few,
+                        vector::all_finite, vector::nearest_before, vector::keep_smaller)
 
 }  // namespace dynfocus::cpu
