@@ -33,9 +33,9 @@ constexpr int64_t kFewBeyond = 8;
 constexpr int64_t kHalf = kPanel / 2;
 
 // What rounding takes from two points is as good as perpendicular to their difference, in so many dimensions: they are hardly farther
-// apart than the rounded ones, whose distance is beyond its bound by both errors, likely twice a point's own, and some. Where that is
-// wrong, it costs time.
-constexpr float kLikely = 2.2f;
+// apart than the rounded ones. That distance is beyond its bound by both errors, likely twice a point's own; a tenth more is for the rest,
+// and kRoot for what the bound's root may be off by. Where the guess is too short, it costs time.
+constexpr float kLikely = 2.2f, kRoot = 1.0f + 0x1p-11f;
 
 // Points rounded to bytes bound all squared distances from below. A bound gives way to the exact entry, from differences, only where it
 // may be the answer: those within a likely reach first, then, if that was too short, within the reach of what is exact. No answer's bits
@@ -72,11 +72,14 @@ class BoundedNeighborhood final : public ListedNeighborhood {
       bound(first, first, paneled_);
     });
     for_each_task(stride_ / kPanel, pairs, [] { return 0; }, [&](int64_t task, int) { find_reaches(task * kPanel, lists_.length()); });
-    for_each_task((count_ - 1) / rows_to_a_task_ + 1, pairs + 16 * count_ * channels, [] { return State(); }, [&](int64_t task, State& state) {
+    const double work = pairs + 16 * count_ * channels;
+    for_each_task((count_ - 1) / rows_to_a_task_ + 1, work, [] { return State(); }, [&](int64_t task, State& state) {
       const int64_t end = std::min(count_, (task + 1) * rows_to_a_task_);
       for (int64_t i = task * rows_to_a_task_; i < end; i += kRows) {
         for (int64_t row = i; row < std::min(end, i + kRows); ++row) state.add(row, reaches_[row]);
-        find_nearest(state, lists_.length(), [&](int64_t row, const Smallest& nearest) { lists_.set(row, nearest.values(), nearest.places()); });
+        find_nearest(state, lists_.length(), [&](int64_t row, const Smallest& nearest) {
+          lists_.set(row, nearest.values(), nearest.places());
+        });
       }
     });
     largest_ = find_largest();
@@ -93,7 +96,7 @@ class BoundedNeighborhood final : public ListedNeighborhood {
         const int64_t i = points[p], j = kernels_.nearest_before(row(i), place.data(), static_cast<int32_t>(limit(i)), stride_);
         if (place[j] < limit(i)) state.add(i, std::signbit(row(i)[j]) ? likely(-row(i)[j], i) : row(i)[j]);
       }
-      const auto find = [&](int64_t i, float& reach, int32_t* places) {
+      const auto find = [&](int64_t i, float reach, int32_t* places) {
         return kernels_.at_most_before(row(i), reach, place.data(), static_cast<int32_t>(limit(i)), stride_, places);
       };
       make_exact(state, {}, find, [&](int64_t i, const int32_t* places, int64_t count) {
@@ -156,26 +159,27 @@ class BoundedNeighborhood final : public ListedNeighborhood {
   // The first of row i's places whose bounds largest_of_row_ knows; the others are another row's, too.
   int64_t first_place(int64_t i) const { return i < paneled_ ? i : 0; }
 
-  // Of row i, what an entry with this bound hardly exceeds.
+  // Of row i, what an entry with this bound hardly exceeds; no less than the bound.
   float likely(float bound, int64_t i) const {
-    const float distance = std::sqrt(bound) + kLikely * rounded_.point(i).error;
+    const float distance = (std::sqrt(bound) + kLikely * rounded_.point(i).error) * kRoot;
     return distance * distance;
   }
 
-  // How far the k-th smallest entry of each of kPanel rows is likely to be.
+  // How far the k-th smallest entry of each of kPanel rows is likely to be. Rows are columns, too: read down those, several rows' entries lie
+  // side by side.
   void find_reaches(int64_t i, int64_t k) {
     bytes_.kth_of_columns(row(0) + i, stride_, count_, k, &reaches_[i]);
     for (int64_t r = i; r < std::min(i + kPanel, count_); ++r) reaches_[r] = likely(reaches_[r], r);
   }
 
-  // Calls body(i, nearest) for each of the state's rows with its k nearest, the last time with what they are indeed.
+  // Calls body(i, nearest) once or twice for each of the state's rows, the last time with its k nearest.
   template <class Body>
   void find_nearest(State& state, int64_t k, const Body& body) const {
     Smallest nearest(k);
     const auto find = [&](int64_t i, float& reach, int32_t* places) {
       const int64_t found = kernels_.at_most(row(i), reach, stride_, places);
       if (found >= k) return found;
-      reach = kernels_.kth_group_minimum(row(i), stride_, k);  // entries have become larger than their bounds
+      reach = kernels_.kth_group_minimum(row(i), stride_, k);  // since it was found, entries have become larger than their bounds
       return kernels_.at_most(row(i), reach, stride_, places);
     };
     const int64_t first = state.rows[0] / rows_to_a_task_ * rows_to_a_task_;
@@ -186,9 +190,10 @@ class BoundedNeighborhood final : public ListedNeighborhood {
     });
   }
 
-  // Makes exact what is within reach of the state's rows: find(i, reach, places) writes where that is and returns how much. Then use(i,
-  // places, count) returns how far what it looks for is now known to be: should that be beyond reach, both are called once more. Mirror
-  // images are written to `own` rows, which no other thread works with. Leaves the state without rows.
+  // Makes exact what is within reach, equals of it included, of the state's rows: find(i, reach, places) writes where that is and returns how
+  // much; it may change the reach. Then use(i, places, count) returns how far what it looks for is now known to be. Should that be beyond
+  // reach, both are called once more, with that reach: what use saw is within it, so no third time. Mirror images are written to `own` rows,
+  // which no other thread works with. Leaves the state without rows.
   template <class Find, class Use>
   void make_exact(State& state, Range own, const Find& find, const Use& use) const {
     while (state.num_rows > 0) {

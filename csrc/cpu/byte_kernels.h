@@ -43,7 +43,8 @@ struct ByteKernels {
   // -to[j] = what the squared distance of a pair is at least, beyond the last point 0; returns the largest. `to` may be the products' own
   // memory
   float (*lower_bounds)(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, float* to);
-  // to[j] = of the magnitudes in column j of n rows, for kPanel columns, about the k-th smallest, and no less; k <= kFew
+  // Of lower bounds, negative, and distances in n rows: to[j] = about the k-th smallest magnitude in column j, and no less, for kPanel
+  // columns; k <= kFew
   void (*kth_of_columns)(const float* rows, int64_t stride, int64_t n, int64_t k, float* to);
   // At least k of the n pairs of `point` have a distance of at most this, and not many more; k <= kPanel
   float (*kth_upper_bound)(const int32_t* products, const RoundedPoint& point, const RoundedPoints& columns, int64_t n, int64_t k);

@@ -82,8 +82,8 @@ class ListedNeighborhood : public Neighborhood {
   bool is_finite_ = true;
 
   // Calls body(point, row, first, columns) with the distances of each of `points` to others[first .. first + columns), in any order. May
-  // leave out others from limit(point) on, which ascends with the points, and others that cannot be nearest; may pass others beyond the
-  // limit: the body must ignore those.
+  // leave out others from limit(point) on, which ascends with the points, and others that cannot be nearest; may pass some twice, and others
+  // beyond the limit: the body must ignore those.
   typedef std::function<int64_t(int64_t)> Limit;
   typedef std::function<void(int64_t, const float*, int64_t, int64_t)> Body;
   virtual void search(const std::vector<int64_t>& points, const std::vector<int64_t>& others, const Limit& limit, const Body& body) const;

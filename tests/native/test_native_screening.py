@@ -47,6 +47,11 @@ def points(kind: str, count: int, channels: int) -> Tensor:
         x[:, count // 2 :] = x[:, : count - count // 2]
     elif kind == "few values":
         x = small_integers(count, channels)
+    elif kind == "signs":  # bytes are as good as exact; of the zeros, to the last bit
+        x = torch.randn(1, 40, channels).sign()[:, torch.arange(count) % 40]
+        x = torch.where(torch.rand_like(x) < 0.15, -x, x)
+        x[:, ::49] = 0
+        x *= 0.3
     elif kind == "bytes":  # rounding them takes nothing away, and groups differ in a few last bits
         x = (40 * torch.randn(1, 25, channels)).round().clamp(-126, 126)[:, torch.arange(count) % 25]
         x += torch.randn_like(x).sign() * (torch.rand_like(x) < 3 / channels)
@@ -89,6 +94,7 @@ SIZES = [(490, 140, 5), (1026, 45, 3)]  # all bounds are kept; two squares of pa
         (210, 400, 5, "any length"),  # more than half a panel
         (1024, 128, 5, "objects"),
         (500, 2048, 5, "bytes"),
+        (490, 140, 5, "signs"),
         (1100, 500, 5, "bytes"),
         (300, 1030, 2, "any length"),  # more channels than are summed at a time
         (900, 170, 16, "objects"),  # the longest lists of those whose bounds are all kept

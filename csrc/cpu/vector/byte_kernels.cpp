@@ -59,7 +59,7 @@ inline Rounded round_one(const float* x, const float* offset, int64_t n, float s
     const Vector rest = y - step * (Vector)_mm512_cvtepi32_ps(nearest);
     rest_square += rest * rest;
     const __m128i packed = _mm512_cvtepi32_epi8(nearest);
-    if (valid == first_lanes(kLanes)) {
+    if (n - c >= kLanes) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + c), packed);
     } else {
       _mm_mask_storeu_epi8(bytes + c, valid, packed);
@@ -75,8 +75,8 @@ inline Rounded round_one(const float* x, const float* offset, int64_t n, float s
   return {_mm512_reduce_add_ps((__m512)rest_square), _mm512_reduce_add_epi32(byte_square), _mm512_reduce_add_epi32(sum)};
 }
 
-// A few points together, step by step: what each step ends with takes long, and the next point need not wait for it. They and the next few,
-// which are fetched meanwhile, stay in the first cache.
+// A few points together, step by step: what each step ends with takes long, and the next point need not wait for it. As many as stay in the
+// first cache with the next few, which are fetched meanwhile; one at least.
 template <bool kIsShifted>
 void round_from(const float* const* points, int64_t count, const float* offset, int64_t n, int8_t* bytes, int64_t stride,
                 const RoundedPanel& to) {
@@ -172,7 +172,7 @@ struct Pairs {
 
  private:
   const int32_t* const products_;
-  const float *const steps_, *const errors_, *const squares_;  // read one by one, as they have just been written: at once takes longer
+  const float *const steps_, *const errors_, *const squares_;  // a copy of all at once would wait for the caller to have stored each
   const Vector square_, twice_step_, error_;
 };
 
@@ -203,11 +203,11 @@ float lower_bounds(const int32_t* products, const RoundedPoint& point, const Rou
   return _mm512_reduce_max_ps((__m512)largest);
 }
 
-// Down the columns, as many at a time as there are lanes: in sorted order, what is least so far. The places of a group lie apart, as points
-// near each other are often a row of patches.
+// Each lane a column: in sorted order, what is least so far of the groups' least. A prime number of groups: points near each other are often
+// a row or a column of patches, and on a grid of any width those fall into many.
 template <int64_t k>
 void kth_of_few_columns(const float* rows, int64_t stride, int64_t n, float* to) {
-  constexpr int64_t kGroups = 64;
+  constexpr int64_t kGroups = 61;
   Vector least[k];
 #pragma GCC unroll 16
   for (int64_t at = 0; at < k; ++at) least[at] = broadcast(kInfinity);

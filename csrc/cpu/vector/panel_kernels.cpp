@@ -73,7 +73,7 @@ struct PairProduct {
   static Vector add(Vector sum, Vector x, Vector y) {
     return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
   }
-  // The instruction broadcasts by itself, which compilers do not use: another one to do so takes up to a third longer.
+  // The instruction broadcasts by itself, but GCC writes another one to do so, which takes up to a third longer.
   static Vector add_one(Vector sum, const float* x, Vector y) {
     asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(y), "m"(*x));
     return sum;
